@@ -1,0 +1,359 @@
+"""SPIDER: a vision transformer embeds each patch of a region, an attention head names the central one."""
+
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import torch
+from torch import nn
+from transformers import BertModel, Dinov2WithRegistersModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_spider import SpiderConfig
+
+
+@dataclass
+class SpiderOutput(ModelOutput):
+    """Output of `SpiderForImageClassification`.
+
+    Attributes:
+        loss (`torch.FloatTensor` of shape `()`, with `labels`): Mean cross entropy.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Scores before the softmax.
+        label (`torch.LongTensor` of shape `(batch,)`): Index of the predicted class.
+        context_attention (`torch.FloatTensor` of shape `(batch, context_size**2)`, with `output_attentions`):
+            How much the centre looks at each patch in the head's last layer, averaged over its attention heads. Rows
+            sum to 1; a missing patch gets 0.
+        class_names (`dict[str, None]`): All class names, in the order of the logits. They are the keys of a dict
+            because whatever gathers or moves outputs (DataParallel, accelerate) rebuilds dicts and passes `None`
+            through, but breaks on strings.
+        predicted_class_names (`list[str]` of length `batch`): Name of the predicted class of each region.
+    """
+
+    loss: Optional[torch.FloatTensor] = None
+    logits: Optional[torch.FloatTensor] = None
+    label: Optional[torch.LongTensor] = None
+    context_attention: Optional[torch.FloatTensor] = None
+    class_names: Optional[dict] = None
+
+    @property
+    def predicted_class_names(self) -> list[str]:
+        """Name of the predicted class of each region, `batch` strings."""
+        names = list(self.class_names or {})
+        return [names[i] for i in self.label.tolist()]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Field by name, `"predicted_class_names"` included, or by index of `to_tuple`."""
+        return self.predicted_class_names if key == "predicted_class_names" else super().__getitem__(key)
+
+    def to_tuple(self) -> tuple:
+        """The tensors that are present: `loss`, `logits`, `label`, `context_attention`, in this order."""
+        tensors = (self.loss, self.logits, self.label, self.context_attention)
+        return tuple(tensor for tensor in tensors if tensor is not None)
+
+
+class SpiderForImageClassification(PreTrainedModel):
+    r"""Names the tissue of the central patch of a region, with its surroundings as context.
+
+    `forward` is `embed_patches` (the backbone, patch by patch) followed by `classify_grid` (the head). Callers whose
+    regions overlap embed each patch once and call the two apart.
+
+    By default the backbone is frozen, as in the paper: it stays in evaluation mode, needs no gradients, and runs in
+    micro-batches of `config.backbone_batch_size` patches. `unfreeze_backbone()`, or loading with
+    `freeze_backbone=False`, makes it trainable.
+
+    Args:
+        config (`SpiderConfig`): Sizes and class names.
+    """
+
+    config_class = SpiderConfig
+    base_model_prefix = "spider"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = [
+        "Dinov2WithRegistersEmbeddings",
+        "Dinov2WithRegistersLayer",
+        "BertEmbeddings",
+        "BertLayer",
+    ]
+    _auto_class = "AutoModelForImageClassification"
+
+    def __init__(self, config: SpiderConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.backbone = Dinov2WithRegistersModel(config.backbone_config)
+        self.backbone.register_load_state_dict_pre_hook(_accept_older_names)
+        self.projection = nn.Linear(config.backbone_config.hidden_size, config.head_hidden_size)
+        self.context_encoder = BertModel(config.context_encoder_config(), add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.head_dropout_prob)
+        self.classifier = nn.Linear(config.head_hidden_size, config.num_labels)
+        self.post_init()
+        self._freeze()
+
+    def forward(
+        self,
+        pixel_values: Optional[torch.Tensor] = None,
+        patch_embeddings: Optional[torch.Tensor] = None,
+        context_mask: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        output_attentions: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[SpiderOutput, tuple]:
+        """Classify regions from their pixels or from embeddings of their patches.
+
+        Args:
+            pixel_values: Float `(batch, context_size**2, 3, patch_size, patch_size)`, normalised, row-major, as the
+                processor makes them. Patches that `context_mask` excludes are not embedded.
+            patch_embeddings: Float `(batch, context_size**2, backbone hidden size)` from `embed_patches`; instead of
+                `pixel_values`.
+            context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. All
+                present by default.
+            labels: Integer `(batch,)` in [0, num_labels).
+            output_attentions: Whether to return `context_attention`.
+            return_dict: False for the tuple of `SpiderOutput.to_tuple`.
+
+        Raises:
+            ValueError: Shapes, mask or labels do not fit; the message says what was expected. Under `torch.compile`
+                the values of the mask and the labels are not checked, only their shapes.
+        """
+        if (pixel_values is None) == (patch_embeddings is None):
+            raise ValueError(
+                "Expected exactly one of `pixel_values` and `patch_embeddings`, got "
+                + ("neither." if pixel_values is None else "both.")
+            )
+        return_dict = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if pixel_values is not None:
+            self._check_pixel_grid(pixel_values)
+            context_mask = self._checked_mask(context_mask, pixel_values)
+            labels = self._checked_labels(labels, pixel_values)
+            patch_embeddings = self._embed_regions(pixel_values, context_mask)
+        else:
+            self._check_embedding_grid(patch_embeddings)
+            context_mask = self._checked_mask(context_mask, patch_embeddings)
+            labels = self._checked_labels(labels, patch_embeddings)
+
+        logits, context_attention = self._encode_grid(patch_embeddings, context_mask, bool(output_attentions))
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.float(), labels.to(logits.device))
+        output = SpiderOutput(
+            loss=loss,
+            logits=logits,
+            label=logits.argmax(dim=-1),
+            context_attention=context_attention,
+            class_names=dict.fromkeys(self.config.class_names),
+        )
+        return output if return_dict else output.to_tuple()
+
+    def embed_patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Embed patches one by one: the backbone's class token after its last layer norm.
+
+        Where no gradient has to flow through the backbone (it is frozen, or gradients are off) the patches go through
+        it in micro-batches of `config.backbone_batch_size`.
+
+        Args:
+            pixel_values: Float `(num_patches, 3, patch_size, patch_size)`, normalised.
+
+        Returns:
+            Float `(num_patches, backbone hidden size)`, in the model's dtype.
+
+        Raises:
+            ValueError: The shape is another one.
+        """
+        side = self.config.patch_size
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
+            raise ValueError(f"Expected patches of shape (N, 3, {side}, {side}), got {tuple(pixel_values.shape)}.")
+        if len(pixel_values) == 0:
+            return pixel_values.new_zeros(0, self.config.backbone_config.hidden_size, dtype=self.dtype)
+        frozen = self.config.freeze_backbone and not pixel_values.requires_grad
+        if torch.is_grad_enabled() and not frozen:
+            return self.backbone(pixel_values).pooler_output
+        with torch.no_grad():
+            chunks = pixel_values.split(self.config.backbone_batch_size)
+            return torch.cat([self.backbone(chunk).pooler_output for chunk in chunks])
+
+    def classify_grid(
+        self, patch_embeddings: torch.Tensor, context_mask: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """Classify the centre of each grid of patch embeddings.
+
+        Args:
+            patch_embeddings: Float `(batch, context_size**2, backbone hidden size)`, row-major.
+            context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. The
+                embeddings of missing patches are never read.
+
+        Returns:
+            Logits, float `(batch, num_labels)`.
+
+        Raises:
+            ValueError: Shapes or mask do not fit.
+        """
+        self._check_embedding_grid(patch_embeddings)
+        return self._encode_grid(patch_embeddings, self._checked_mask(context_mask, patch_embeddings), False)[0]
+
+    def freeze_backbone(self) -> None:
+        """Keep the backbone as it is in training: no gradients, no dropout. This is the default."""
+        self.config.freeze_backbone = True
+        self.train(self.training)
+
+    def unfreeze_backbone(self) -> None:
+        """Let training change the backbone; gradients then flow through it, and its micro-batches end."""
+        self.config.freeze_backbone = False
+        self.backbone.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "SpiderForImageClassification":
+        """Set training mode; a frozen backbone stays in evaluation mode without gradients."""
+        super().train(mode)
+        self._freeze()
+        if mode:
+            _give_own_storage(self.backbone)
+        return self
+
+    def set_attn_implementation(self, attn_implementation: Union[str, dict], *args: Any, **kwargs: Any) -> None:
+        """Change the attention implementation of the backbone and, where Transformers can (5.x), of the head."""
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        if self.context_encoder._can_set_attn_implementation():
+            self.context_encoder.set_attn_implementation(self.config._attn_implementation)
+
+    def _freeze(self) -> None:
+        if self.config.freeze_backbone:
+            self.backbone.eval().requires_grad_(False)
+        # Never part of a forward pass: as trainable parameters they would make DistributedDataParallel wait for them.
+        self.backbone.embeddings.mask_token.requires_grad_(False)
+        self.context_encoder.embeddings.word_embeddings.requires_grad_(False)
+
+    def _embed_regions(self, pixel_values: torch.Tensor, context_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Embed the patches of a batch of regions, leaving out those that the mask excludes."""
+        batch, patches = pixel_values.shape[:2]
+        if context_mask is None or torch.compiler.is_compiling() or bool(context_mask.all()):
+            return self.embed_patches(pixel_values.flatten(0, 1)).unflatten(0, (batch, patches))
+        present = self.embed_patches(pixel_values[context_mask.to(pixel_values.device)])
+        patch_embeddings = present.new_zeros(batch, patches, present.shape[-1])
+        patch_embeddings[context_mask.to(present.device)] = present
+        return patch_embeddings
+
+    def _encode_grid(
+        self, patch_embeddings: torch.Tensor, context_mask: Optional[torch.Tensor], with_attention: bool
+    ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Logits `(batch, num_labels)` and, on request, the centre's attention `(batch, context_size**2)`."""
+        attention_mask = None
+        if context_mask is not None:
+            context_mask = context_mask.to(patch_embeddings.device)
+            # Attention weights of 0 do not hide NaN, so that the content of missing patches must not get that far.
+            patch_embeddings = patch_embeddings.masked_fill(~context_mask[..., None], 0)
+            attention_mask = context_mask.long()
+        encoded = self.context_encoder(
+            inputs_embeds=self.projection(patch_embeddings.to(self.projection.weight.dtype)),
+            attention_mask=attention_mask,
+            output_hidden_states=with_attention,
+            return_dict=True,
+        )
+        center = self.config.center_index
+        logits = self.classifier(self.dropout(encoded.last_hidden_state[:, center]))
+        if not with_attention:
+            return logits, None
+        return logits, self._center_attention(encoded.hidden_states[-2], context_mask)
+
+    def _center_attention(self, hidden_states: torch.Tensor, context_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """The centre's row of the last layer's attention, `(batch, context_size**2)`.
+
+        Attention kernels such as sdpa return no weights, so the one row that is wanted is computed from the input of
+        the last layer, `(batch, context_size**2, head_hidden_size)`, whatever kernel the layer itself uses.
+        """
+        attention = self.context_encoder.encoder.layer[-1].attention.self
+        heads = self.config.head_num_attention_heads
+        query = attention.query(hidden_states[:, self.config.center_index]).unflatten(-1, (heads, -1))
+        key = attention.key(hidden_states).unflatten(-1, (heads, -1))
+        scores = torch.einsum("bhd,bnhd->bhn", query, key).float() / query.shape[-1] ** 0.5
+        if context_mask is not None:
+            scores = scores.masked_fill(~context_mask[:, None].to(scores.device), float("-inf"))
+        return scores.softmax(dim=-1).mean(dim=1)
+
+    def _check_pixel_grid(self, pixel_values: torch.Tensor) -> None:
+        side, patches = self.config.patch_size, self.config.num_context_patches
+        if pixel_values.ndim != 5 or tuple(pixel_values.shape[1:]) != (patches, 3, side, side):
+            raise ValueError(
+                f"Expected `pixel_values` of shape (B, {patches}, 3, {side}, {side}), got "
+                f"{tuple(pixel_values.shape)}. The processor makes them from {self.config.region_size} px regions."
+            )
+
+    def _check_embedding_grid(self, patch_embeddings: torch.Tensor) -> None:
+        patches, hidden = self.config.num_context_patches, self.config.backbone_config.hidden_size
+        if patch_embeddings.ndim != 3 or tuple(patch_embeddings.shape[1:]) != (patches, hidden):
+            raise ValueError(
+                f"Expected `patch_embeddings` of shape (B, {patches}, {hidden}), got {tuple(patch_embeddings.shape)}."
+            )
+
+    def _checked_mask(self, context_mask: Optional[torch.Tensor], grid: torch.Tensor) -> Optional[torch.Tensor]:
+        if context_mask is None:
+            return None
+        if context_mask.shape != grid.shape[:2]:
+            raise ValueError(
+                f"Expected `context_mask` of shape {tuple(grid.shape[:2])}, got {tuple(context_mask.shape)}."
+            )
+        context_mask = context_mask.to(torch.bool)
+        center = self.config.center_index
+        if not torch.compiler.is_compiling() and not bool(context_mask[:, center].all()):
+            absent = (~context_mask[:, center]).nonzero().flatten().tolist()
+            raise ValueError(
+                f"Expected `context_mask` to be True for the central patch, index {center}; it is False in the regions "
+                f"{absent} of the batch."
+            )
+        return context_mask
+
+    def _checked_labels(self, labels: Optional[torch.Tensor], grid: torch.Tensor) -> Optional[torch.Tensor]:
+        if labels is None:
+            return None
+        if labels.shape != grid.shape[:1] or labels.dtype.is_floating_point:
+            raise ValueError(
+                f"Expected integer `labels` of shape ({len(grid)},), got {labels.dtype} {tuple(labels.shape)}."
+            )
+        if not torch.compiler.is_compiling() and not bool(((labels >= 0) & (labels < self.num_labels)).all()):
+            raise ValueError(f"Expected `labels` from 0 to {self.num_labels - 1}, got {labels.tolist()}.")
+        return labels.long()
+
+
+# Parameter names of the backbone in Transformers 4, which both versions write, and in Transformers 5.
+_OLDER_NAMES = (
+    ("attention.attention.query.", "attention.q_proj."),
+    ("attention.attention.key.", "attention.k_proj."),
+    ("attention.attention.value.", "attention.v_proj."),
+    ("attention.output.dense.", "attention.o_proj."),
+    ("mlp.weights_out.", "mlp.down_proj."),
+)
+
+
+def _accept_older_names(backbone: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the backbone's entries of a raw state dict, in place, to the names of a Transformers 5 backbone.
+
+    `from_pretrained` does this by itself. `load_state_dict` does not, and `Trainer` calls it with `strict=False` to
+    restore a checkpoint: without this hook the backbone would silently keep its previous values.
+    """
+    if not any(".q_proj." in name for name, _ in backbone.named_parameters()):
+        return
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        if ".mlp.weights_in." in name:
+            gate, up = state_dict.pop(name).chunk(2)
+            state_dict[name.replace("weights_in", "gate_proj")] = gate
+            state_dict[name.replace("weights_in", "up_proj")] = up
+            continue
+        for older, newer in _OLDER_NAMES:
+            if f".{older}" in name:
+                state_dict[name.replace(older, newer)] = state_dict.pop(name)
+
+
+def _give_own_storage(module: nn.Module) -> None:
+    """Copy every parameter that is a view of a storage which another one uses too.
+
+    Transformers 5 loads the two halves of a SwiGLU layer as views of one tensor; what saves training states takes
+    them for tied weights and drops one.
+    """
+    seen = set()
+    for parameter in module.parameters():
+        if parameter.device.type == "meta":
+            continue
+        storage = parameter.untyped_storage().data_ptr()
+        if storage in seen:
+            parameter.data = parameter.data.clone()
+        seen.add(storage)
