@@ -218,9 +218,7 @@ def _list_images(images: Any, input_data_format: Optional[str]) -> list[tuple[st
     if isinstance(images, (list, tuple)):
         if not images:
             raise ValueError("`images` is an empty list, expected at least one image.")
-        return [
-            (f"images[{i}]", _as_image(f"images[{i}]", image, input_data_format)) for i, image in enumerate(images)
-        ]
+        return [(f"images[{i}]", _as_image(f"images[{i}]", image, input_data_format)) for i, image in enumerate(images)]
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
         if len(images) == 0:
             raise ValueError(f"`images` is an empty batch of shape {tuple(images.shape)}, expected at least one image.")
@@ -281,8 +279,7 @@ def _check_unit_range(name: str, image: torch.Tensor) -> None:
     low, high = (bound.item() for bound in torch.aminmax(image))
     if not (low >= 0 and high <= 1):  # NaN fails both comparisons
         raise ValueError(
-            f"{name} holds floats from {low:g} to {high:g}, expected [0, 1] without NaN. "
-            "Pass 0..255 values as uint8."
+            f"{name} holds floats from {low:g} to {high:g}, expected [0, 1] without NaN. Pass 0..255 values as uint8."
         )
 
 
