@@ -46,14 +46,14 @@ class SyntheticSettings:
         seed: Same seed, same files.
     """
 
-    train_slides: int = 24
+    train_slides: int = 18
     test_slides: int = 8
     lattice: int = 12
     patch_size: int = 224
     seed: int = 0
 
 
-def write_dataset(folder: Path, settings: SyntheticSettings = SyntheticSettings(), workers: int = 1) -> None:
+def write_dataset(folder: Path, settings: SyntheticSettings, workers: int = 1) -> None:
     """Draw slides and write `images/` and `metadata.json`, the latter last and whole, as the sign of completion.
 
     Args:

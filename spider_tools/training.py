@@ -38,7 +38,7 @@ class TrainingSettings:
 
     dataset: Path
     output_dir: Path
-    epochs: int = 20
+    epochs: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
