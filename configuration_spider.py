@@ -1,9 +1,22 @@
 """Configuration of SPIDER, a classifier of the central patch of a pathology region."""
 
+import math
+import os
 from typing import Any, Optional, Union
 
 from transformers import BertConfig, Dinov2WithRegistersConfig, PretrainedConfig
 
+_POSITIVE_INTEGERS = (
+    "context_size",
+    "patch_size",
+    "head_hidden_size",
+    "head_num_hidden_layers",
+    "head_num_attention_heads",
+    "head_intermediate_size",
+    "backbone_batch_size",
+)
+_PROBABILITIES = ("head_hidden_dropout_prob", "head_attention_probs_dropout_prob", "head_dropout_prob")
+_FIELDS = ("backbone_config", "mpp", "freeze_backbone", *_POSITIVE_INTEGERS, *_PROBABILITIES)
 _LABEL_FIELDS = ("class_names", "id2label", "label2id", "num_labels")
 
 _HIBOU_L = {
@@ -85,7 +98,7 @@ class SpiderConfig(PretrainedConfig):
         freeze_backbone: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.backbone_config = _as_backbone_config(backbone_config)
+        self.backbone_config: Dinov2WithRegistersConfig = _as_backbone_config(backbone_config)
         self.context_size = context_size
         self.patch_size = patch_size
         self.mpp = mpp
@@ -98,15 +111,14 @@ class SpiderConfig(PretrainedConfig):
         self.head_dropout_prob = head_dropout_prob
         self.backbone_batch_size = backbone_batch_size
         self.freeze_backbone = freeze_backbone
-        self._check_sizes()
+        self._check_fields()
 
         names = _agreed_class_names(
             class_names, kwargs.pop("id2label", None), kwargs.pop("label2id", None), kwargs.pop("num_labels", None)
         )
-        # Entries of a loaded file may carry a "repo--" prefix that would tie a saved copy to that repository.
-        kwargs.pop("auto_map", None)
         super().__init__(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}, **kwargs)
         self.class_names = names
+        # Entries of a loaded file may carry a "repo--" prefix that would tie a saved copy to that repository.
         self.auto_map = {
             "AutoConfig": "configuration_spider.SpiderConfig",
             "AutoModel": "modeling_spider.SpiderForImageClassification",
@@ -144,23 +156,44 @@ class SpiderConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Like the base method; labels given as keyword arguments replace all label fields of the dictionary."""
-        new_labels = {field: kwargs.pop(field) for field in _LABEL_FIELDS if kwargs.get(field) is not None}
+        """Like the base method; fields given as keyword arguments are checked like those of the dictionary.
+
+        Labels among them replace all label fields of the dictionary, a dict for the backbone only the fields it has.
+        """
+        new_labels = {field: kwargs.pop(field) for field in _LABEL_FIELDS if field in kwargs}
+        new_labels = {field: value for field, value in new_labels.items() if value is not None}
         if new_labels:
             old = {field: config_dict[field] for field in _LABEL_FIELDS if field in config_dict}
             if list(new_labels) == ["num_labels"] and old:
                 names = cls(**old).class_names
                 new_labels = old if len(names) == new_labels["num_labels"] else new_labels
             config_dict = {k: v for k, v in config_dict.items() if k not in _LABEL_FIELDS} | new_labels
-        return super().from_dict(config_dict, **kwargs)
+        fields = {field: kwargs.pop(field) for field in _FIELDS if field in kwargs}
+        if isinstance(fields.get("backbone_config"), dict):
+            backbone = _architecture(config_dict.get("backbone_config") or _HIBOU_L)
+            fields["backbone_config"] = backbone | fields["backbone_config"]
+        return super().from_dict(config_dict | fields, **kwargs)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Like the base method; raises `ValueError` if the label fields were edited into a contradiction."""
+    def save_pretrained(
+        self, save_directory: Union[str, os.PathLike], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Like the base method; raises `ValueError`, and writes nothing, if fields were edited into a contradiction."""
+        self._check_fields()
         _agreed_class_names(self.class_names, self.id2label, self.label2id, None)
-        return super().to_dict()
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The content of `config.json`; the backbone in it is the same in every version of Transformers."""
+        fields = super().to_diff_dict()
+        common = PretrainedConfig().to_dict()
+        backbone = _architecture(fields["backbone_config"])
+        fields["backbone_config"] = {k: v for k, v in backbone.items() if k not in common or v != common[k]}
+        return fields
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Set a field; `class_names`, `id2label` and `label2id` move together."""
+        """Set a field; `class_names`, `id2label` and `label2id` move together, the backbone may be a dict."""
+        if key == "backbone_config":
+            value = _as_backbone_config(value)
         if key not in ("class_names", "id2label", "label2id") or value is None:
             super().__setattr__(key, value)
             return
@@ -174,25 +207,19 @@ class SpiderConfig(PretrainedConfig):
             class_names=names, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
         )
 
-    def _check_sizes(self) -> None:
-        for field in (
-            "context_size",
-            "patch_size",
-            "head_hidden_size",
-            "head_num_hidden_layers",
-            "head_num_attention_heads",
-            "head_intermediate_size",
-            "backbone_batch_size",
-        ):
+    def _check_fields(self) -> None:
+        for field in _POSITIVE_INTEGERS:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{field}` must be a positive integer, got {value!r}.")
-        for field in ("head_hidden_dropout_prob", "head_attention_probs_dropout_prob", "head_dropout_prob"):
+        for field in _PROBABILITIES:
             value = getattr(self, field)
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+            if not _is_number(value) or not 0 <= value < 1:
                 raise ValueError(f"`{field}` must lie in [0, 1), got {value!r}.")
-        if not isinstance(self.mpp, (int, float)) or not self.mpp > 0:
+        if not _is_number(self.mpp) or not 0 < self.mpp < math.inf:
             raise ValueError(f"`mpp` must be a positive number of micrometres per pixel, got {self.mpp!r}.")
+        if not isinstance(self.freeze_backbone, bool):
+            raise ValueError(f"`freeze_backbone` must be True or False, got {self.freeze_backbone!r}.")
         if self.context_size % 2 == 0:
             raise ValueError(f"`context_size` must be odd, so that one patch is the centre, got {self.context_size}.")
         if self.head_hidden_size % self.head_num_attention_heads:
@@ -200,17 +227,27 @@ class SpiderConfig(PretrainedConfig):
                 f"`head_hidden_size` ({self.head_hidden_size}) must be a multiple of "
                 f"`head_num_attention_heads` ({self.head_num_attention_heads})."
             )
+        self._check_backbone()
+
+    def _check_backbone(self) -> None:
         backbone = self.backbone_config
+        if backbone.num_channels != 3:
+            raise ValueError(f"`backbone_config.num_channels` must be 3, got {backbone.num_channels!r}.")
         if backbone.image_size != self.patch_size:
             raise ValueError(
                 f"`patch_size` ({self.patch_size}) must equal `backbone_config.image_size` ({backbone.image_size}): "
                 "the backbone embeds one patch as one image."
             )
-        if self.patch_size % backbone.patch_size:
+        token = backbone.patch_size
+        if not isinstance(token, int) or token < 1 or self.patch_size % token:
             raise ValueError(
                 f"`patch_size` ({self.patch_size}) must be a multiple of the side of the backbone's tokens, "
-                f"`backbone_config.patch_size` ({backbone.patch_size})."
+                f"`backbone_config.patch_size` ({token})."
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _as_backbone_config(
@@ -232,6 +269,16 @@ def _as_backbone_config(
     return Dinov2WithRegistersConfig(**backbone_config)
 
 
+def _architecture(backbone: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a backbone without those that Transformers derives from them, and without its origin.
+
+    The origin may be a folder of whoever made the model; the stages follow from the number of layers.
+    """
+    return {
+        k: v for k, v in backbone.items() if k not in ("_name_or_path", "stage_names", "out_features", "out_indices")
+    }
+
+
 def _agreed_class_names(
     class_names: Optional[list[str]],
     id2label: Optional[dict],
@@ -239,17 +286,20 @@ def _agreed_class_names(
     num_labels: Optional[int],
 ) -> list[str]:
     """The class names in logit order, after checking that every field that is given says the same."""
-    candidates = {}
+    candidates: dict[str, list[str]] = {}
     if class_names is not None:
-        if isinstance(class_names, str) or not isinstance(class_names, (list, tuple)):
+        if not isinstance(class_names, (list, tuple)):
             raise ValueError(f"`class_names` must be a list of strings, got {class_names!r}.")
         candidates["class_names"] = list(class_names)
     if id2label is not None:
-        candidates["id2label"] = _in_logit_order("id2label", {int(i): name for i, name in id2label.items()})
+        candidates["id2label"] = _in_logit_order("id2label", _items("id2label", id2label))
     if label2id is not None:
-        candidates["label2id"] = _in_logit_order("label2id", {int(i): name for name, i in label2id.items()})
+        pairs = [(index, name) for name, index in _items("label2id", label2id)]
+        candidates["label2id"] = _in_logit_order("label2id", pairs)
+    if num_labels is not None and (not isinstance(num_labels, int) or isinstance(num_labels, bool) or num_labels < 1):
+        raise ValueError(f"`num_labels` must be a positive integer, got {num_labels!r}.")
     if not candidates:
-        candidates["num_labels"] = [f"LABEL_{i}" for i in range(2 if num_labels is None else num_labels)]
+        candidates["num_labels"] = [f"LABEL_{i}" for i in range(num_labels or 2)]
 
     first, names = next(iter(candidates.items()))
     for field, other in candidates.items():
@@ -262,7 +312,20 @@ def _agreed_class_names(
     return names
 
 
-def _in_logit_order(field: str, names: dict[int, str]) -> list[str]:
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"`{field}` must number its classes 0 to {len(names) - 1}, got {sorted(names)}.")
+def _items(field: str, mapping: Any) -> list[tuple[Any, Any]]:
+    if not isinstance(mapping, dict):
+        raise ValueError(f"`{field}` must be a dict, got {mapping!r}.")
+    return list(mapping.items())
+
+
+def _in_logit_order(field: str, pairs: list[tuple[Any, str]]) -> list[str]:
+    """The names of `(index, name)` pairs by index; JSON makes strings of the indices that are keys."""
+    names = {}
+    for index, name in pairs:
+        number = int(index) if isinstance(index, str) and index.isdecimal() else index
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(pairs) or number in names:
+            raise ValueError(
+                f"`{field}` must number its classes 0 to {len(pairs) - 1}, got {[index for index, _ in pairs]}."
+            )
+        names[number] = name
     return [names[i] for i in range(len(names))]

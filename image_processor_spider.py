@@ -12,8 +12,16 @@ from transformers import BaseImageProcessor, BatchFeature
 HIBOU_MEAN = (0.7068, 0.5755, 0.7220)
 HIBOU_STD = (0.1950, 0.2316, 0.1816)
 
-# What Pillow raises for a file that it cannot decode to the end.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError)
+_FIELDS = (
+    "context_size",
+    "patch_size",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "allow_missing_context",
+    "do_resize",
+)
+_NO_RESIZING = "SpiderImageProcessor never resizes: bring the region to the model's um/px first."
 
 
 class SpiderImageProcessor(BaseImageProcessor):
@@ -52,30 +60,45 @@ class SpiderImageProcessor(BaseImageProcessor):
         allow_missing_context: bool = False,
         **kwargs: Any,
     ) -> None:
-        # An entry of a loaded file may carry a "repo--" prefix that would tie a saved copy to that repository.
-        kwargs.pop("auto_map", None)
+        if kwargs.get("do_resize"):
+            raise ValueError(f"`do_resize` must be False, got {kwargs['do_resize']!r}. {_NO_RESIZING}")
         super().__init__(**kwargs)
-        if context_size < 1 or context_size % 2 == 0:
-            raise ValueError(f"`context_size` must be odd and positive, got {context_size}.")
-        if patch_size < 1:
-            raise ValueError(f"`patch_size` must be positive, got {patch_size}.")
+        if not _is_positive_integer(context_size) or context_size % 2 == 0:
+            raise ValueError(f"`context_size` must be an odd, positive integer, got {context_size!r}.")
+        if not _is_positive_integer(patch_size):
+            raise ValueError(f"`patch_size` must be a positive integer, got {patch_size!r}.")
         self.context_size = context_size
         self.patch_size = patch_size
         self.do_normalize = do_normalize
-        self.image_mean = list(HIBOU_MEAN if image_mean is None else image_mean)
-        self.image_std = list(HIBOU_STD if image_std is None else image_std)
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or not all(std > 0 for std in self.image_std):
+        self.image_mean = [float(mean) for mean in (HIBOU_MEAN if image_mean is None else image_mean)]
+        self.image_std = [float(std) for std in (HIBOU_STD if image_std is None else image_std)]
+        finite = np.isfinite(self.image_mean).all() and np.isfinite(self.image_std).all()
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or not finite or min(self.image_std) <= 0:
             raise ValueError(
-                "`image_mean` and `image_std` must have three values, the latter above 0, "
+                "`image_mean` and `image_std` must have three finite values, the latter above 0, "
                 f"got {self.image_mean} and {self.image_std}."
             )
         self.allow_missing_context = allow_missing_context
-        self.auto_map = {"AutoImageProcessor": "image_processor_spider.SpiderImageProcessor"}
 
     @property
     def region_size(self) -> int:
         """Side of a region in px: `context_size * patch_size`."""
         return self.context_size * self.patch_size
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Like the base method; fields given as keyword arguments are checked like those of the dictionary."""
+        fields = {field: kwargs.pop(field) for field in _FIELDS if field in kwargs}
+        return super().from_dict({**image_processor_dict, **fields}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `preprocessor_config.json`, the same in every version of Transformers."""
+        fields = super().to_dict()
+        # Saving a processor adds its class and code, which saving the image processor alone does not export. An entry
+        # of a loaded file may carry a "repo--" prefix, which would tie a saved copy to that repository.
+        fields.pop("_processor_class", None)
+        fields["auto_map"] = {"AutoImageProcessor": "image_processor_spider.SpiderImageProcessor"}
+        return fields
 
     def preprocess(
         self,
@@ -91,10 +114,13 @@ class SpiderImageProcessor(BaseImageProcessor):
             images: A PIL image, a numpy array or torch tensor, or a list of these. Arrays are `(H, W)`, `(H, W, C)` or
                 `(C, H, W)` for one region, `(B, H, W, C)` or `(B, C, H, W)` for a batch, with 1 or 3 channels, as
                 uint8 or as floats in [0, 1]. PIL images may have any mode that converts to RGB; transparency is
-                flattened on white, 16 bits become 8.
+                flattened on white, 16 bits keep their depth. Pixels are taken as stored: an EXIF orientation is not
+                applied, so that an image and the array of its pixels give the same patches, and their order is that
+                of the slide's rows and columns. None of the images is changed, and no gradient flows back to it.
             return_tensors: `"pt"` for torch tensors, `"np"` for numpy arrays, `None` for lists of numpy arrays.
             allow_missing_context: Overrides the field of the same name for this call.
-            input_data_format: `"channels_first"` or `"channels_last"`, where an array's shape leaves it open.
+            input_data_format: `"channels_first"` or `"channels_last"`. By default the end of the shape with 1 or 3
+                entries; if both have, as in `(3, H, 3)`, the last.
             **kwargs: Refused, so that a misspelt or unsupported option is never ignored.
 
         Returns:
@@ -108,9 +134,11 @@ class SpiderImageProcessor(BaseImageProcessor):
         """
         if kwargs:
             raise TypeError(
-                f"Unknown arguments {sorted(kwargs)}. SpiderImageProcessor takes return_tensors, allow_missing_context "
-                "and input_data_format. It never resizes: bring the region to the model's um/px first."
+                f"Unknown arguments {sorted(kwargs)}, expected return_tensors, allow_missing_context or "
+                f"input_data_format. {_NO_RESIZING}"
             )
+        if return_tensors not in (None, "pt", "np"):
+            raise ValueError(f"`return_tensors` must be 'pt', 'np' or None, got {return_tensors!r}.")
         if input_data_format not in (None, "channels_first", "channels_last"):
             raise ValueError(
                 f"`input_data_format` must be 'channels_first' or 'channels_last', got {input_data_format!r}."
@@ -124,14 +152,16 @@ class SpiderImageProcessor(BaseImageProcessor):
 
         grid = (len(items), self.context_size**2)
         device = pixels[0].device
-        pixel_values = torch.zeros(*grid, 3, self.patch_size, self.patch_size, device=device)
+        pixel_values = torch.zeros(*grid, 3, self.patch_size, self.patch_size, dtype=torch.float32, device=device)
         context_mask = torch.zeros(*grid, dtype=torch.bool, device=device)
         for i, (image, place) in enumerate(zip(pixels, placements)):
             self._tile_into(pixel_values[i], context_mask[i], image.to(device), place)
         data: dict[str, Any] = {"pixel_values": pixel_values, "context_mask": context_mask}
+        if return_tensors != "pt":
+            data = {key: value.cpu().numpy() for key, value in data.items()}
         if return_tensors is None:
-            data = {key: list(value.cpu().numpy()) for key, value in data.items()}
-        return BatchFeature(data, tensor_type=return_tensors)
+            data = {key: list(value) for key, value in data.items()}
+        return BatchFeature(data)
 
     def _place(self, name: str, image: "_AnyImage", allow_missing_context: bool) -> "_Placement":
         height, width = image.height, image.width
@@ -160,7 +190,7 @@ class SpiderImageProcessor(BaseImageProcessor):
         # Transposing bytes and then widening them moves a quarter of the memory of the other order.
         tiles = whole.reshape(len(rows), p, len(columns), p, 3).permute(0, 2, 4, 1, 3).contiguous()
         complete = len(rows) == len(columns) == n
-        target = pixel_values if complete else torch.empty(tiles.shape, device=tiles.device)
+        target = pixel_values if complete else torch.empty(tiles.shape, dtype=torch.float32, device=tiles.device)
         target.view(tiles.shape).copy_(tiles)
         self._normalize(target, 255.0 if image.dtype == torch.uint8 else 1.0)
         window = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
@@ -173,8 +203,8 @@ class SpiderImageProcessor(BaseImageProcessor):
         if not self.do_normalize:
             patches.div_(white)
             return
-        shift = torch.tensor(self.image_mean, device=patches.device).mul_(white).view(3, 1, 1)
-        scale = torch.tensor(self.image_std, device=patches.device).mul_(white).view(3, 1, 1)
+        shift = torch.tensor(self.image_mean, dtype=torch.float32, device=patches.device).mul_(white).view(3, 1, 1)
+        scale = torch.tensor(self.image_std, dtype=torch.float32, device=patches.device).mul_(white).view(3, 1, 1)
         patches.sub_(shift).div_(scale)
 
 
@@ -209,6 +239,10 @@ def _place_axis(length: int, region: int) -> _Span:
     return _Span(0, length, (region - length) // 2)
 
 
+def _is_positive_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _whole_patches(span: _Span, patch_size: int) -> range:
     return range(-(-span.offset // patch_size), (span.offset + span.length) // patch_size)
 
@@ -222,7 +256,7 @@ def _list_images(images: Any, input_data_format: Optional[str]) -> list[tuple[st
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
         if len(images) == 0:
             raise ValueError(f"`images` is an empty batch of shape {tuple(images.shape)}, expected at least one image.")
-        axis = _channel_axis("`images`", images.shape[1:], input_data_format)
+        axis = _channel_axis("Each of `images`", images.shape[1:], input_data_format)
         data_format = "channels_first" if axis == 0 else "channels_last"
         return [(f"images[{i}]", _as_image(f"images[{i}]", image, data_format)) for i, image in enumerate(images)]
     return [("The image", _as_image("The image", images, input_data_format))]
@@ -230,17 +264,21 @@ def _list_images(images: Any, input_data_format: Optional[str]) -> list[tuple[st
 
 def _as_image(name: str, image: Any, input_data_format: Optional[str]) -> _AnyImage:
     if isinstance(image, Image.Image):
+        _check_decodable(name, image)
         return _AnyImage(image, image.height, image.width)
-    if isinstance(image, (str, bytes, os.PathLike)):
-        raise ValueError(f"{name} is a path, {image!r}. Open it first, as with PIL.Image.open(path).")
+    if isinstance(image, (str, os.PathLike)):
+        raise ValueError(f"{name} is a path, {str(image)[:200]!r}. Open it first, as with PIL.Image.open(path).")
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        raise ValueError(
+            f"{name} is {len(image)} raw bytes. Open them first, as with PIL.Image.open(io.BytesIO(data))."
+        )
     if isinstance(image, np.ndarray):
-        if image.dtype.kind not in "uifb":
-            raise ValueError(f"{name} has dtype {image.dtype}, expected uint8, or floats in [0, 1].")
-        native = image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
-        contiguous = np.ascontiguousarray(native)
-        image = torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
+        image = _as_tensor(name, image)
     if not isinstance(image, torch.Tensor):
-        raise ValueError(f"{name} is {type(image).__name__}, expected a PIL image, a numpy array or a torch tensor.")
+        raise ValueError(
+            f"{name} is {type(image).__name__}, expected a PIL image, a numpy array or a torch tensor, or a flat list "
+            "of these."
+        )
 
     if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
         raise ValueError(
@@ -251,13 +289,22 @@ def _as_image(name: str, image: Any, input_data_format: Optional[str]) -> _AnyIm
         image = image[..., None]
     if image.ndim != 3:
         raise ValueError(
-            f"{name} has shape {tuple(image.shape)}, expected (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels."
+            f"{name} has shape {tuple(image.shape)}, expected (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels. "
+            "A batch, (B, H, W, C) or (B, C, H, W), is passed by itself, not in a list."
         )
     if _channel_axis(name, image.shape, input_data_format) == 0:
         image = image.permute(1, 2, 0)
     if image.dtype.is_floating_point:
         _check_unit_range(name, image)
     return _AnyImage(image.detach(), image.shape[0], image.shape[1])
+
+
+def _as_tensor(name: str, array: np.ndarray) -> torch.Tensor:
+    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    try:
+        return torch.from_numpy(native if native.flags.writeable else native.copy())
+    except TypeError as error:
+        raise ValueError(f"{name} has dtype {array.dtype}, expected uint8, or floats in [0, 1].") from error
 
 
 def _channel_axis(name: str, shape: Any, input_data_format: Optional[str]) -> int:
@@ -267,7 +314,7 @@ def _channel_axis(name: str, shape: Any, input_data_format: Optional[str]) -> in
         if shape[axis] in (1, 3):
             return axis
     raise ValueError(
-        f"{name} has images of shape {tuple(shape)}, expected 1 or 3 channels first or last"
+        f"{name} has shape {tuple(shape)}, expected 1 or 3 channels first or last"
         + (f" ({input_data_format})" if input_data_format else "")
         + ". Convert RGBA with PIL to have it flattened on white."
     )
@@ -295,27 +342,32 @@ def _to_pixels(name: str, image: _AnyImage, place: _Placement) -> torch.Tensor:
     return pixels.expand(-1, -1, 3)
 
 
-def _decode(name: str, image: Image.Image, box: tuple[int, int, int, int]) -> torch.Tensor:
+def _check_decodable(name: str, image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and isinstance(image, ImageFile.ImageFile) and image.width * image.height > limit:
         raise ValueError(
             f"{name} has {image.width}x{image.height} px, more than PIL.Image.MAX_IMAGE_PIXELS ({limit}): it may be a "
             "decompression bomb. Expected a region; cut it out of the slide with OpenSlide, or raise the limit."
         )
+    if image.mode in ("I", "F", "La"):
+        raise ValueError(
+            f"{name} has the mode {image.mode!r}, expected RGB or one that Pillow converts to it. Bring other values "
+            "to an array of uint8 or of floats in [0, 1]."
+        )
+
+
+def _decode(name: str, image: Image.Image, box: tuple[int, int, int, int]) -> torch.Tensor:
     try:
         region = image.crop(box)
-        if region.mode.startswith("I;16"):
-            levels = np.asarray(region).astype(np.float32) / 65535
-            return torch.from_numpy(levels)[..., None].expand(-1, -1, 3)
-        if region.mode in ("I", "F"):
-            raise ValueError(
-                f"the mode {region.mode!r} has no fixed range; expected RGB, or an array of uint8 or floats in [0, 1]"
-            )
-        if region.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in region.info:
-            region = region.convert("RGBA")
-            region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
-        return torch.from_numpy(np.array(region.convert("RGB")))
-    except _DECODING_ERRORS as error:
+    except Exception as error:  # Pillow's decoders raise errors of many classes; a closed file, AssertionError
         raise ValueError(
-            f"{name} cannot be read as a region ({image.mode}, {image.width}x{image.height} px): {error}."
+            f"{name} cannot be decoded ({image.mode}, {image.width}x{image.height} px), expected a whole image from a "
+            f"file that is still open. {type(error).__name__}: {error}"
         ) from error
+    if region.mode.startswith("I;16"):
+        levels = np.asarray(region).astype(np.float32) / 65535
+        return torch.from_numpy(levels)[..., None].expand(-1, -1, 3)
+    if region.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in region.info:
+        region = region.convert("RGBA")
+        region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
+    return torch.from_numpy(np.array(region.convert("RGB")))

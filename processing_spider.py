@@ -52,8 +52,7 @@ class SpiderProcessor(ProcessorMixin):
             push_to_hub: Whether to upload the files afterwards, as `push_to_hub(repo_id, **kwargs)`.
             **kwargs: For the upload: `repo_id` (by default the folder's name), `token`, `private` and so on.
         """
-        files = super().save_pretrained(save_directory) or []
-        self.image_processor.save_pretrained(save_directory)
+        files = super().save_pretrained(save_directory) + self.image_processor.save_pretrained(save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
         return files
