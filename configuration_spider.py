@@ -77,7 +77,7 @@ class SpiderConfig(PretrainedConfig):
 
     model_type = "spider"
     sub_configs = {"backbone_config": Dinov2WithRegistersConfig}
-    keys_to_ignore_at_inference = ["label", "context_attention", "class_names"]
+    keys_to_ignore_at_inference = ["label", "context_attention"]
     _auto_class = "AutoConfig"
 
     def __init__(
@@ -151,6 +151,7 @@ class SpiderConfig(PretrainedConfig):
             hidden_dropout_prob=self.head_hidden_dropout_prob,
             attention_probs_dropout_prob=self.head_attention_probs_dropout_prob,
             max_position_embeddings=self.num_context_patches,
+            use_cache=False,
             attn_implementation=self._attn_implementation,
         )
 

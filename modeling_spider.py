@@ -1,11 +1,12 @@
 """SPIDER: a vision transformer embeds each patch of a region, an attention head names the central one."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, ClassVar, Optional, Union
 
 import torch
 from torch import nn
-from transformers import BertModel, Dinov2WithRegistersModel, PreTrainedModel
+from transformers import AutoModelForImageClassification, BertModel, Dinov2WithRegistersModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_spider import SpiderConfig
@@ -13,7 +14,10 @@ from .configuration_spider import SpiderConfig
 
 @dataclass
 class SpiderOutput(ModelOutput):
-    """Output of `SpiderForImageClassification`.
+    """Output of `SpiderForImageClassification`: tensors, and the names of the classes.
+
+    Whatever gathers, pads, unbatches or moves outputs (DataParallel, accelerate, pipelines) rebuilds them from their
+    type and their tensors, and breaks on strings. So the names belong to the type: see `output_type`.
 
     Attributes:
         loss (`torch.FloatTensor` of shape `()`, with `labels`): Mean cross entropy.
@@ -22,9 +26,7 @@ class SpiderOutput(ModelOutput):
         context_attention (`torch.FloatTensor` of shape `(batch, context_size**2)`, with `output_attentions`):
             How much the centre looks at each patch in the head's last layer, averaged over its attention heads. Rows
             sum to 1; a missing patch gets 0.
-        class_names (`dict[str, None]`): All class names, in the order of the logits. They are the keys of a dict
-            because whatever gathers or moves outputs (DataParallel, accelerate) rebuilds dicts and passes `None`
-            through, but breaks on strings.
+        class_names (`tuple[str, ...]`): All class names, in the order of the logits.
         predicted_class_names (`list[str]` of length `batch`): Name of the predicted class of each region.
     """
 
@@ -32,22 +34,36 @@ class SpiderOutput(ModelOutput):
     logits: Optional[torch.FloatTensor] = None
     label: Optional[torch.LongTensor] = None
     context_attention: Optional[torch.FloatTensor] = None
-    class_names: Optional[dict] = None
+
+    class_names: ClassVar[tuple[str, ...]] = ()
 
     @property
     def predicted_class_names(self) -> list[str]:
         """Name of the predicted class of each region, `batch` strings."""
-        names = list(self.class_names or {})
-        return [names[i] for i in self.label.tolist()]
+        return [] if self.label is None else [self.class_names[i] for i in self.label.tolist()]
 
     def __getitem__(self, key: Any) -> Any:
         """Field by name, `"predicted_class_names"` included, or by index of `to_tuple`."""
         return self.predicted_class_names if key == "predicted_class_names" else super().__getitem__(key)
 
-    def to_tuple(self) -> tuple:
-        """The tensors that are present: `loss`, `logits`, `label`, `context_attention`, in this order."""
-        tensors = (self.loss, self.logits, self.label, self.context_attention)
-        return tuple(tensor for tensor in tensors if tensor is not None)
+    def __reduce__(self) -> tuple:
+        """Pickle the names with the tensors; the type itself is made anew where it is read."""
+        return _rebuild_output, (self.class_names, dict(self))
+
+
+_OUTPUT_TYPES: dict[tuple[str, ...], type[SpiderOutput]] = {}
+
+
+def output_type(class_names: Iterable[str]) -> type[SpiderOutput]:
+    """The `SpiderOutput` whose logits are of these classes; always the same type for the same names."""
+    names = tuple(class_names)
+    if names not in _OUTPUT_TYPES:
+        _OUTPUT_TYPES[names] = type(SpiderOutput.__name__, (SpiderOutput,), {"class_names": names})
+    return _OUTPUT_TYPES[names]
+
+
+def _rebuild_output(class_names: tuple[str, ...], fields: dict[str, torch.Tensor]) -> SpiderOutput:
+    return output_type(class_names)(**fields)
 
 
 class SpiderForImageClassification(PreTrainedModel):
@@ -89,6 +105,13 @@ class SpiderForImageClassification(PreTrainedModel):
         self.post_init()
         self._freeze()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, use_safetensors: Optional[bool] = True, **kwargs: Any) -> Any:
+        """Like the base method, but pickled weights are taken only where `use_safetensors` is set to None or False."""
+        loaded = super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+        _give_own_storage(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
     def forward(
         self,
         pixel_values: Optional[torch.Tensor] = None,
@@ -102,7 +125,8 @@ class SpiderForImageClassification(PreTrainedModel):
 
         Args:
             pixel_values: Float `(batch, context_size**2, 3, patch_size, patch_size)`, normalised, row-major, as the
-                processor makes them. Patches that `context_mask` excludes are not embedded.
+                processor makes them. Patches that `context_mask` excludes are not embedded, or under `torch.compile`
+                embedded in vain.
             patch_embeddings: Float `(batch, context_size**2, backbone hidden size)` from `embed_patches`; instead of
                 `pixel_values`.
             context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. All
@@ -136,12 +160,8 @@ class SpiderForImageClassification(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.float(), labels.to(logits.device))
-        output = SpiderOutput(
-            loss=loss,
-            logits=logits,
-            label=logits.argmax(dim=-1),
-            context_attention=context_attention,
-            class_names=dict.fromkeys(self.config.class_names),
+        output = output_type(self.config.class_names)(
+            loss=loss, logits=logits, label=logits.argmax(dim=-1), context_attention=context_attention
         )
         return output if return_dict else output.to_tuple()
 
@@ -161,8 +181,8 @@ class SpiderForImageClassification(PreTrainedModel):
             ValueError: The shape is another one.
         """
         side = self.config.patch_size
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
-            raise ValueError(f"Expected patches of shape (N, 3, {side}, {side}), got {tuple(pixel_values.shape)}.")
+        if not _fits(pixel_values, 3, side, side):
+            raise ValueError(f"Expected float patches of shape (N, 3, {side}, {side}), got {_describe(pixel_values)}.")
         if len(pixel_values) == 0:
             return pixel_values.new_zeros(0, self.config.backbone_config.hidden_size, dtype=self.dtype)
         frozen = self.config.freeze_backbone and not pixel_values.requires_grad
@@ -206,9 +226,11 @@ class SpiderForImageClassification(PreTrainedModel):
         """Set training mode; a frozen backbone stays in evaluation mode without gradients."""
         super().train(mode)
         self._freeze()
-        if mode:
-            _give_own_storage(self.backbone)
         return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that turns pixels into tokens; adapters with gradient checkpointing let gradients start there."""
+        return self.backbone.get_input_embeddings()
 
     def set_attn_implementation(self, attn_implementation: Union[str, dict], *args: Any, **kwargs: Any) -> None:
         """Change the attention implementation of the backbone and, where Transformers can (5.x), of the head."""
@@ -243,8 +265,10 @@ class SpiderForImageClassification(PreTrainedModel):
             # Attention weights of 0 do not hide NaN, so that the content of missing patches must not get that far.
             patch_embeddings = patch_embeddings.masked_fill(~context_mask[..., None], 0)
             attention_mask = context_mask.long()
+        # Not the projection's: a quantised layer has weights of another type than its input.
+        dtype = self.context_encoder.embeddings.position_embeddings.weight.dtype
         encoded = self.context_encoder(
-            inputs_embeds=self.projection(patch_embeddings.to(self.projection.weight.dtype)),
+            inputs_embeds=self.projection(patch_embeddings.to(dtype)),
             attention_mask=attention_mask,
             output_hidden_states=with_attention,
             return_dict=True,
@@ -272,17 +296,18 @@ class SpiderForImageClassification(PreTrainedModel):
 
     def _check_pixel_grid(self, pixel_values: torch.Tensor) -> None:
         side, patches = self.config.patch_size, self.config.num_context_patches
-        if pixel_values.ndim != 5 or tuple(pixel_values.shape[1:]) != (patches, 3, side, side):
+        if not _fits(pixel_values, patches, 3, side, side) or len(pixel_values) == 0:
             raise ValueError(
-                f"Expected `pixel_values` of shape (B, {patches}, 3, {side}, {side}), got "
-                f"{tuple(pixel_values.shape)}. The processor makes them from {self.config.region_size} px regions."
+                f"Expected float `pixel_values` of shape (B, {patches}, 3, {side}, {side}) with B > 0, got "
+                f"{_describe(pixel_values)}. The processor makes them from {self.config.region_size} px regions."
             )
 
     def _check_embedding_grid(self, patch_embeddings: torch.Tensor) -> None:
         patches, hidden = self.config.num_context_patches, self.config.backbone_config.hidden_size
-        if patch_embeddings.ndim != 3 or tuple(patch_embeddings.shape[1:]) != (patches, hidden):
+        if not _fits(patch_embeddings, patches, hidden) or len(patch_embeddings) == 0:
             raise ValueError(
-                f"Expected `patch_embeddings` of shape (B, {patches}, {hidden}), got {tuple(patch_embeddings.shape)}."
+                f"Expected float `patch_embeddings` of shape (B, {patches}, {hidden}) with B > 0, got "
+                f"{_describe(patch_embeddings)}."
             )
 
     def _checked_mask(self, context_mask: Optional[torch.Tensor], grid: torch.Tensor) -> Optional[torch.Tensor]:
@@ -306,13 +331,23 @@ class SpiderForImageClassification(PreTrainedModel):
         if labels is None:
             return None
         if labels.shape != grid.shape[:1] or labels.dtype.is_floating_point:
-            raise ValueError(
-                f"Expected integer `labels` of shape ({len(grid)},), got {labels.dtype} {tuple(labels.shape)}."
-            )
+            raise ValueError(f"Expected integer `labels` of shape ({len(grid)},), got {_describe(labels)}.")
         if not torch.compiler.is_compiling() and not bool(((labels >= 0) & (labels < self.num_labels)).all()):
             raise ValueError(f"Expected `labels` from 0 to {self.num_labels - 1}, got {labels.tolist()}.")
         return labels.long()
 
+
+def _fits(tensor: torch.Tensor, *shape: int) -> bool:
+    """Whether a batch of floats has this shape after its first axis."""
+    return tensor.dtype.is_floating_point and tensor.ndim == len(shape) + 1 and tuple(tensor.shape[1:]) == shape
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
+
+
+# `pipeline("image-classification", model=...)` logs an error about a model of a class that is not registered.
+AutoModelForImageClassification.register(SpiderConfig, SpiderForImageClassification, exist_ok=True)
 
 # Parameter names of the backbone in Transformers 4, which both versions write, and in Transformers 5.
 _OLDER_NAMES = (
@@ -343,17 +378,12 @@ def _accept_older_names(backbone: nn.Module, state_dict: dict[str, Any], prefix:
                 state_dict[name.replace(older, newer)] = state_dict.pop(name)
 
 
-def _give_own_storage(module: nn.Module) -> None:
-    """Copy every parameter that is a view of a storage which another one uses too.
+def _give_own_storage(model: nn.Module) -> None:
+    """Copy every parameter that is a view of a larger storage.
 
     Transformers 5 loads the two halves of a SwiGLU layer as views of one tensor; what saves training states takes
     them for tied weights and drops one.
     """
-    seen = set()
-    for parameter in module.parameters():
-        if parameter.device.type == "meta":
-            continue
-        storage = parameter.untyped_storage().data_ptr()
-        if storage in seen:
+    for parameter in model.parameters():
+        if parameter.device.type != "meta" and parameter.untyped_storage().nbytes() > parameter.nbytes:
             parameter.data = parameter.data.clone()
-        seen.add(storage)
