@@ -1,201 +1,353 @@
-"""SPIDER folders: `metadata.json` and `images/` become regions, regions become batches of shared patches."""
+"""Any SPIDER data set in, splits of regions out: the entry of everything that reads data."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Protocol
 
+import datasets
 import numpy as np
-import torch
-from PIL import Image
-from torch.utils.data import Dataset, Sampler
+import pyarrow as pa
 
-CONTEXT_SIZE = 5  # of the published data sets
-SPLITS = ("train", "test")
+from . import archives, generic, records, sources, splits
+from .caches import default_cache_dir, digest, file_digest, listing_digest, only_one_process
+from .files import replacing
+from .flags import setting
+from .patches import FolderPatches, PatchSource
+from .records import METADATA_SIZE, SPLITS, TABLE_NAME, BadRecord, map_table, place_of, refuse, table_schema
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1  # of the tables in the cache
+_BAD = "bad_records.json"
 
 
 @dataclass(frozen=True)
-class Region:
-    """One labelled region.
+class DataSettings:
+    """Which data to load, and how."""
+
+    dataset: str = setting(
+        help="folder with metadata.json and images/, folder of tar parts, Hub id, or folder that `datasets` can open"
+    )
+    dataset_revision: str | None = setting(None, help="branch, tag or commit of a data set on the Hub")
+    cache_dir: Path | None = setting(
+        None, help="folder for tables and unpacked archives (default: spider/ below the Hugging Face home)"
+    )
+    context_size: int = setting(METADATA_SIZE, help="1, 3 or 5 patches along one side of a region, the central ones")
+    patch_size: int = setting(224, help="side of a patch in px")
+    classes: tuple[str, ...] | None = setting(None, help="classes to restrict to, after the mapping: A,B,...")
+    class_mapping: Path | None = setting(
+        None, help='JSON file {"old name": "new name" or null} that merges, renames or drops classes'
+    )
+    class_names: tuple[str, ...] | None = setting(
+        None, help="classes in the order of the logits (default: those of the data in alphabetical order)"
+    )
+    max_regions_per_class: int | None = setting(None, help="of every split, chosen at random")
+    validation_fraction: float = setting(
+        0.1, help="of train, cut by slide if the data have no validation split; 0 for none"
+    )
+    skip_bad_records: bool = setting(False, help="leave bad records out and list them in a file")
+    image_column: str | None = setting(None, help="of a data set of whole regions (default: the one that fits)")
+    label_column: str | None = setting(None, help="likewise")
+    slide_column: str | None = setting(None, help="likewise (default: slide_id, if there is such a column)")
+    seed: int = setting(0, help="of the validation split and of --max_regions_per_class")
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.context_size not in (1, 3, 5):
+            raise ValueError(f"`context_size` must be 1, 3 or 5, got {self.context_size}.")
+        if self.patch_size < 1:
+            raise ValueError(f"`patch_size` must be positive, got {self.patch_size}.")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"`validation_fraction` must lie in [0, 1), got {self.validation_fraction}.")
+        if self.max_regions_per_class is not None and self.max_regions_per_class < 1:
+            raise ValueError(f"`max_regions_per_class` must be positive, got {self.max_regions_per_class}.")
+        if self.seed < 0:
+            raise ValueError(f"`seed` must not be negative, got {self.seed}.")
+        for option in ("classes", "class_names"):
+            names = getattr(self, option)
+            if names is not None and (not names or len(set(names)) != len(names)):
+                raise ValueError(f"`{option}` must be different class names, at least one, got {names}.")
+
+
+@dataclass(frozen=True)
+class RegionData:
+    """Labelled regions and the way to their pixels.
 
     Attributes:
-        slide_id: The slide that it was cut from.
-        class_name: Class of its central patch.
-        split: `"train"` or `"test"`.
-        patches: 25 file names below `images/` in row-major order, `None` where there is no patch.
+        splits: `train`, `validation` and `test`, those that exist; rows in the order of the data. Columns: `slide_id`,
+            string; `label`, ClassLabel; `patches`, list of `context_size**2` strings in row-major order, null where
+            there is no patch.
+        patches: Opens the patches that the rows name.
+        name: How reports call the data set.
+        fingerprint: Changes when the data change, and with the meaning of the patch names.
+        dropped: What `skip_bad_records` left out.
+        dropped_file: JSON file that lists the same; None if there is nothing.
     """
 
-    slide_id: str
-    class_name: str
-    split: str
-    patches: tuple[Optional[str], ...]
+    splits: datasets.DatasetDict
+    patches: PatchSource
+    name: str
+    fingerprint: str
+    dropped: tuple[BadRecord, ...] = ()
+    dropped_file: Path | None = None
 
 
-def read_regions(folder: Path) -> list[Region]:
-    """Read the records of a SPIDER folder.
+def load_regions(settings: DataSettings) -> RegionData:
+    """Load a data set; of several processes that do so at once, one does the work and the others wait.
 
-    Args:
-        folder: Holds `metadata.json` and `images/`.
-
-    Returns:
-        One region per record, in the file's order.
+    Checking the headers of all images takes minutes for millions of them. It is done once and remembered in the cache
+    with the table of regions, for as long as metadata, names and sizes of the images stay as they are.
 
     Raises:
-        ValueError: The folder is not a SPIDER folder, or a record is broken; the message names record and field.
+        ValueError: The data set cannot be used. The message names the source, or record and field, and the remedy.
     """
-    metadata = folder / "metadata.json"
-    if not metadata.is_file() or not (folder / "images").is_dir():
-        raise ValueError(f"{folder} is not a SPIDER folder: expected metadata.json and images/ in it.")
-    try:
-        records = json.loads(metadata.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{metadata} is not valid JSON: {error}.") from error
-    if not isinstance(records, list) or not records:
-        raise ValueError(f"{metadata} must hold a non-empty list of records.")
-    files = {path.name for path in (folder / "images").iterdir() if path.is_file() and not path.is_symlink()}
-    return [_read_record(number, record, files) for number, record in enumerate(records)]
+    cache_dir = settings.cache_dir or default_cache_dir()
+    source, lost = _open(settings, cache_dir)
+    folder = (
+        cache_dir / "regions" / digest(_VERSION, source.fingerprint, settings.patch_size, settings.skip_bad_records)
+    )
+    with only_one_process(folder):
+        if not folder.exists():
+            with replacing(folder) as work:
+                work.mkdir()
+                bad = source.build_table(settings.skip_bad_records, work)
+                (work / _BAD).write_text(json.dumps([asdict(record) for record in bad]), encoding="utf-8")
+        table_path = _table_for(folder, source.table_size, settings.context_size)
+    bad = [*lost, *(BadRecord(**record) for record in json.loads((folder / _BAD).read_text(encoding="utf-8")))]
+    splits_, class_bad = _Selection(settings, source).make_splits(table_path)
+    dropped = (*bad, *class_bad)
+    patches = source.patches(folder / TABLE_NAME)
+    patches.fingerprint = source.fingerprint
+    return RegionData(
+        splits=splits_,
+        patches=patches,
+        name=source.name,
+        fingerprint=source.fingerprint,
+        dropped=dropped,
+        dropped_file=_list_dropped(dropped, folder, settings),
+    )
 
 
-def _read_record(number: int, record: Any, files: set[str]) -> Region:
-    def broken(field: str, problem: str) -> ValueError:
-        return ValueError(f"Record {number} of metadata.json, field {field!r}: {problem}")
+class _Source(Protocol):
+    """Where regions come from."""
 
-    if not isinstance(record, dict):
-        raise broken("record", f"expected an object, got {type(record).__name__}.")
-    for field in ("slide_id", "image_name", "class", "split"):
-        if not isinstance(record.get(field), str) or not record[field]:
-            raise broken(field, f"expected a non-empty string, got {record.get(field)!r}.")
-    if record["split"] not in SPLITS:
-        raise broken("split", f"expected one of {SPLITS}, got {record['split']!r}.")
-    context = record.get("context_info")
-    if not isinstance(context, dict):
-        raise broken("context_info", f"expected an object, got {type(context).__name__}.")
+    name: str
+    fingerprint: str
+    table_size: int  # patches along one side of the regions of its table
 
-    keys = [f"{row}_{column}" for row in range(CONTEXT_SIZE) for column in range(CONTEXT_SIZE)]
-    center = len(keys) // 2
-    unknown = sorted(set(context) - set(keys[:center] + keys[center + 1 :]))
-    if unknown:
-        raise broken("context_info", f"unknown keys {unknown}, expected '0_0' to '4_4' without '2_2'.")
-    patches = [context.get(key) for key in keys]
-    patches[center] = record["image_name"]
-    for key, name in zip(keys, patches):
-        # Only bare names of regular files in images/ are known, so that no path can leave the folder.
-        if name is not None and name not in files:
-            field = "image_name" if key == keys[center] else f"context_info.{key}"
-            raise broken(field, f"there is no file {name!r} in images/.")
-    return Region(record["slide_id"], record["class"], record["split"], tuple(patches))
+    def build_table(self, skip: bool, work: Path) -> list[BadRecord]: ...
+
+    def patches(self, table: Path) -> PatchSource: ...
+
+    def place_of(self, number: int, split: str) -> str: ...
 
 
-def class_names_of(regions: Sequence[Region]) -> list[str]:
-    """The classes of the regions, in alphabetical order: the order of the logits."""
-    return sorted({region.class_name for region in regions})
+class _SpiderFolder:
+    table_size = METADATA_SIZE
+
+    def __init__(self, folder: Path, name: str, settings: DataSettings, cache_dir: Path) -> None:
+        self.name = name
+        self.fingerprint = digest(file_digest(folder / "metadata.json"), listing_digest(folder / "images"))
+        self._folder, self._patch_size = folder, settings.patch_size
+        self._memory = cache_dir / "headers" / f"{digest(_VERSION, self.fingerprint, settings.patch_size)}.json"
+
+    def build_table(self, skip: bool, work: Path) -> list[BadRecord]:
+        with only_one_process(self._memory):
+            return records.build_table(self._folder, self._patch_size, skip, work, self._memory)
+
+    def patches(self, table: Path) -> PatchSource:
+        return FolderPatches(self._folder / "images", self._patch_size, table)
+
+    def place_of(self, number: int, split: str) -> str:
+        return place_of(number)
 
 
-class RegionDataset(Dataset):
-    """Regions by number; `SharedPatchCollator` opens the images."""
+class _GenericFolder:
+    def __init__(self, folder: Path, name: str, settings: DataSettings, cache_dir: Path) -> None:
+        columns = generic.Columns(settings.image_column, settings.label_column, settings.slide_column)
+        size = (settings.context_size, settings.patch_size)
+        self.name = name
+        self.table_size = settings.context_size
+        # Names of patches mean other pixels with another grid, and files may change in place without a new size.
+        self.fingerprint = digest(listing_digest(folder, with_times=True), asdict(columns), size)
+        self._regions = generic.GenericRegions(generic.open_dataset(folder, cache_dir), columns, *size)
 
-    def __init__(self, regions: Sequence[Region], class_names: Sequence[str]) -> None:
-        self.regions = list(regions)
-        self._index = {name: i for i, name in enumerate(class_names)}
-        unknown = sorted({region.class_name for region in self.regions} - set(self._index))
-        if unknown:
-            raise ValueError(f"Regions of the classes {unknown}, which are not among {list(class_names)}.")
+    def build_table(self, skip: bool, work: Path) -> list[BadRecord]:
+        return self._regions.build_table(skip, work)
 
-    def __len__(self) -> int:
-        """Number of regions."""
-        return len(self.regions)
+    def patches(self, table: Path) -> PatchSource:
+        return self._regions.patches()
 
-    def __getitem__(self, number: int) -> tuple[Region, int]:
-        """A region and the index of its class."""
-        region = self.regions[number]
-        return region, self._index[region.class_name]
-
-
-class SlideOrderSampler(Sampler[int]):
-    """Shuffles slides, and the regions within each slide, anew in every epoch.
-
-    Neighbouring regions then share a batch, and with it their patches: each is embedded once for all of them.
-    """
-
-    def __init__(self, regions: Sequence[Region], seed: int) -> None:
-        self._by_slide: dict[str, list[int]] = {}
-        for number, region in enumerate(regions):
-            self._by_slide.setdefault(region.slide_id, []).append(number)
-        self._seed = seed
-        self._epoch = 0
-        self._length = len(regions)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; the same seed and epoch give the same one."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        """Number of regions."""
-        return self._length
-
-    def __iter__(self) -> Iterator[int]:
-        """Numbers of regions."""
-        rng = np.random.default_rng([self._seed, self._epoch])
-        slides = list(self._by_slide.values())
-        for slide in rng.permutation(len(slides)):
-            yield from rng.permutation(slides[slide]).tolist()
+    def place_of(self, number: int, split: str) -> str:
+        return f"row {number} of split {split!r}"
 
 
-class SharedPatchCollator:
-    """Makes a batch in which every unique patch is opened once.
+def _open(settings: DataSettings, cache_dir: Path) -> tuple[_Source, list[BadRecord]]:
+    """The source that the settings name, and what was left out while unpacking it."""
+    folder = sources.local_folder(settings.dataset, settings.dataset_revision)
+    # A local folder's own name, without what leads to it; a Hub id as it is.
+    name = folder.resolve().name if Path(settings.dataset).is_dir() else settings.dataset
+    spider_folder = sources.find_spider_folder(folder)
+    if spider_folder is not None:
+        return _SpiderFolder(spider_folder, name, settings, cache_dir), []
+    parts = archives.find_archives(folder)
+    if parts:
+        unpacked, bad = archives.unpack(parts, cache_dir, name.replace("/", "--"), settings.skip_bad_records)
+        spider_folder = sources.find_spider_folder(unpacked)
+        if spider_folder is None:
+            raise ValueError(f"The archives {list(parts)} of {folder} do not hold metadata.json and images/.")
+        return _SpiderFolder(spider_folder, name, settings, cache_dir), bad
+    if (folder / "metadata.json").exists():
+        raise ValueError(f"{folder} has metadata.json but no folder images/ beside it.")
+    if sources.holds_generic_data(folder):
+        return _GenericFolder(folder, name, settings, cache_dir), []
+    raise ValueError(
+        f"{folder} holds no data set: expected metadata.json and images/, or tar parts (NAME.tar.*), or a data set "
+        "saved by `datasets`, parquet files, or images in one folder per class."
+    )
 
-    Patches stay bytes: they are a quarter of the size of floats on their way out of a loader's worker.
 
-    Args:
-        images: Folder of the patches.
-        patch_size: Side of a patch in px.
-    """
+def _table_for(folder: Path, table_size: int, context_size: int) -> Path:
+    """The table with the central `context_size**2` patches of each region, made from the whole one if need be."""
+    if table_size == context_size:
+        return folder / TABLE_NAME
+    path = folder / f"regions-{context_size}.arrow"
+    if not path.exists():
+        with replacing(path) as unfinished:
+            batches = _central_batches(map_table(folder / TABLE_NAME), table_size, context_size)
+            records.write_table(unfinished, table_schema(context_size), batches)
+    return path
 
-    def __init__(self, images: Path, patch_size: int) -> None:
-        self._images = images
-        self._patch_size = patch_size
 
-    def __call__(self, batch: Sequence[tuple[Region, int]]) -> dict[str, torch.Tensor]:
-        """Open the patches of a batch of regions.
+def _central_batches(table: pa.Table, table_size: int, context_size: int) -> Iterator[pa.RecordBatch]:
+    margin = (table_size - context_size) // 2
+    central = slice(margin, margin + context_size)
+    center = np.arange(table_size**2).reshape(table_size, table_size)[central, central].ravel()
+    schema = table_schema(context_size)
+    for batch in table.to_batches():
+        picked = (np.arange(len(batch))[:, None] * table_size**2 + center).ravel()
+        names = batch.column("patches").flatten().take(pa.array(picked))
+        patches = pa.FixedSizeListArray.from_arrays(names, context_size**2)
+        yield pa.record_batch([*batch.columns[:-1], patches], schema=schema)
 
-        Returns:
-            `patches`, uint8 `(patches, P, P, 3)`; `patch_index`, int64 `(regions, 25)` into them, -1 where there is no
-            patch; `labels`, int64 `(regions,)`.
 
-        Raises:
-            ValueError: A patch cannot be read or has another size.
-        """
-        names = sorted({name for region, _ in batch for name in region.patches if name is not None})
-        position: dict[Optional[str], int] = {name: i for i, name in enumerate(names)}
-        position[None] = -1
-        return {
-            "patches": torch.stack([self._read(name) for name in names]),
-            "patch_index": torch.tensor([[position[name] for name in region.patches] for region, _ in batch]),
-            "labels": torch.tensor([label for _, label in batch]),
+class _Selection:
+    """Turns the table of all regions into the splits that the settings ask for."""
+
+    def __init__(self, settings: DataSettings, source: _Source) -> None:
+        self._settings, self._source = settings, source
+
+    def make_splits(self, table_path: Path) -> tuple[datasets.DatasetDict, list[BadRecord]]:
+        table = datasets.Dataset.from_file(str(table_path))
+        class_of, old_names = _encode(table.data["class"])
+        new_names = splits.new_class_names(old_names, self._mapping(), self._settings.classes)
+        names = self._label_names(new_names)
+        label_of = np.array([names.index(name) if name is not None else -1 for name in new_names], dtype=np.int64)
+        labels = label_of[class_of] if len(class_of) else np.empty(0, dtype=np.int64)
+        if not (labels >= 0).any():
+            raise ValueError(f"No region is left of {self._source.name}; its classes are {old_names}.")
+
+        rows, bad = self._rows_by_split(table.data, labels, names)
+        table = table.remove_columns(["record", "class", "split"])
+        # The label stays in memory, the rest in the mapped file that all settings share.
+        table = table.add_column("label", labels, feature=datasets.ClassLabel(names=names))
+        table = table.select_columns(["slide_id", "label", "patches"])
+        return datasets.DatasetDict({name: table.select(rows[name]) for name in SPLITS if len(rows[name])}), bad
+
+    def _mapping(self) -> dict[str, str | None]:
+        path = self._settings.class_mapping
+        return {} if path is None else splits.read_class_mapping(Path(path))
+
+    def _label_names(self, new_names: list[str | None]) -> list[str]:
+        present = {name for name in new_names if name is not None}
+        given = self._settings.class_names
+        if given is None:
+            return sorted(present)
+        if not present <= set(given):
+            raise ValueError(
+                f"The classes of {self._source.name} and of the model differ. Only the data have "
+                f"{sorted(present - set(given))}, only the model has {sorted(set(given) - present)}."
+            )
+        return list(given)
+
+    def _rows_by_split(self, table: Any, labels: np.ndarray, names: list[str]) -> tuple[dict, list[BadRecord]]:
+        slides, slide_ids = _encode(table["slide_id"])
+        split_of, split_names = _encode(table["split"])
+        rows = {
+            name: np.flatnonzero((labels >= 0) & (split_of == split_names.index(name)))
+            if name in split_names
+            else np.empty(0, dtype=np.int64)
+            for name in SPLITS
         }
+        bad = self._refuse_untrained_classes(table, rows, labels, names)
+        self._warn_of_shared_slides(rows, slides, slide_ids)
+        if not len(rows["validation"]):
+            self._cut_validation(rows, slides, labels)
+        limit = self._settings.max_regions_per_class
+        if limit is not None:
+            kept = {name: splits.limit_per_class(labels[rows[name]], limit, self._settings.seed) for name in SPLITS}
+            rows = {name: rows[name][kept[name]] for name in SPLITS}
+        return rows, bad
 
-    def _read(self, name: str) -> torch.Tensor:
-        side = self._patch_size
-        try:
-            with Image.open(self._images / name) as image:
-                if image.size != (side, side):
-                    raise ValueError(f"it is {image.width}x{image.height} px, expected {side}x{side}")
-                return torch.from_numpy(np.array(image.convert("RGB")))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"The patch {name} cannot be used: {error}.") from error
+    def _refuse_untrained_classes(
+        self, table: Any, rows: dict[str, np.ndarray], labels: np.ndarray, names: list[str]
+    ) -> list[BadRecord]:
+        """Take regions out of the other splits whose class has no region in train, or raise."""
+        bad: list[BadRecord] = []
+        if not len(rows["train"]):
+            return bad  # data to evaluate on
+        trained = np.unique(labels[rows["train"]])
+        for split in ("validation", "test"):
+            known = np.isin(labels[rows[split]], trained)
+            for row in rows[split][~known].tolist():
+                place = self._source.place_of(table["record"][row].as_py(), split)
+                problem = f"{names[labels[row]]!r} is a class of {split} that has no good record in train."
+                bad.append(BadRecord(place, "class", problem))
+            rows[split] = rows[split][known]
+        if not self._settings.skip_bad_records:
+            refuse(bad)
+        return bad
+
+    def _warn_of_shared_slides(self, rows: dict, slides: np.ndarray, slide_ids: list[str]) -> None:
+        for other in ("validation", "test"):
+            shared = np.intersect1d(slides[rows["train"]], slides[rows[other]])
+            if len(shared):
+                logger.warning(
+                    "%d slides have regions in both train and %s, the first is %s: results on %s will be too good.",
+                    *(len(shared), other, slide_ids[shared[0]], other),
+                )
+
+    def _cut_validation(self, rows: dict[str, np.ndarray], slides: np.ndarray, labels: np.ndarray) -> None:
+        fraction, train = self._settings.validation_fraction, rows["train"]
+        if fraction == 0 or not len(train):
+            return
+        chosen = splits.cut_validation(slides[train], labels[train], fraction, self._settings.seed)
+        rows["validation"], rows["train"] = train[chosen], train[~chosen]
+        if not chosen.any():
+            logger.warning("There is no validation split: every slide of train is the only one of some class.")
 
 
-class PatchNormalizer:
-    """Turns patches into the backbone's input with the model's own image processor.
+def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Numbers `(rows,)` into a sorted list of the values that occur."""
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    values = np.array(encoded.dictionary.to_pylist(), dtype=object)
+    names = sorted(values.tolist())
+    position = {name: number for number, name in enumerate(names)}
+    rank = np.array([position[value] for value in values.tolist()], dtype=np.int64)
+    return rank[encoded.indices.to_numpy(zero_copy_only=False)] if len(rank) else np.empty(0, dtype=np.int64), names
 
-    Args:
-        image_processor: A `SpiderImageProcessor`; of its fields only the context size is left out of account.
-    """
 
-    def __init__(self, image_processor: Any) -> None:
-        self._processor = type(image_processor)(**{**image_processor.to_dict(), "context_size": 1})
-
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        """Float `(patches, 3, P, P)` from uint8 `(patches, P, P, 3)`."""
-        return self._processor(patches, return_tensors="pt", input_data_format="channels_last")["pixel_values"][:, 0]
+def _list_dropped(dropped: tuple[BadRecord, ...], folder: Path, settings: DataSettings) -> Path | None:
+    if not dropped:
+        return None
+    listed = [asdict(record) for record in dropped]
+    path = folder / f"dropped-{digest(listed)[:8]}.json"
+    with only_one_process(folder), replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    logger.warning("%d bad records were left out, they are listed in %s.", len(dropped), path)
+    return path

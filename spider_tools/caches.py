@@ -1,0 +1,102 @@
+"""What the caches of data sets are keyed by and made with: digests, a lock, and work spread over processes."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+_RANGE = 2000  # items that one process takes at once; fewer in all are not worth starting processes for
+
+
+def default_cache_dir() -> Path:
+    """Where tables and unpacked archives are kept: `spider/` below the Hugging Face home."""
+    return Path(huggingface_hub.constants.HF_HOME) / "spider"
+
+
+@contextmanager
+def only_one_process(path: Path) -> Iterator[None]:
+    """Hold `<path>.lock`, so that of several processes one makes `path` and the others wait and find it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def digest(*parts: Any) -> str:
+    """32 hexadecimal digits that change with any of the parts, which must be JSON values."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """32 hexadecimal digits of a file's content."""
+    result = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            result.update(chunk)
+    return result.hexdigest()
+
+
+def listing_digest(folder: Path, with_times: bool = False) -> str:
+    """32 hexadecimal digits of the names and sizes of all files below a folder, whatever their order.
+
+    Args:
+        folder: Looked through with its sub-folders.
+        with_times: Whether the times of modification count too. Without them a copy of the folder has the same digest.
+    """
+    # A sum of digests needs neither sorting nor memory for millions of names.
+    total, count, pending = 0, 0, [("", os.fspath(folder))]
+    while pending:
+        prefix, place = pending.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((f"{prefix}{entry.name}/", entry.path))
+                    continue
+                line = os.fsencode(f"{prefix}{entry.name}\0{_facts(entry, with_times)}")
+                total += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "little")
+                count += 1
+    return digest(total % (1 << 128), count)
+
+
+def _facts(entry: os.DirEntry, with_times: bool) -> str:
+    if entry.is_symlink():
+        return os.readlink(entry.path)  # in a Hub snapshot the target is named by its content
+    stat = entry.stat()
+    return f"{stat.st_size}\0{stat.st_mtime_ns}" if with_times else str(stat.st_size)
+
+
+def map_ranges(function: Callable[[int, int], list], count: int, label: str) -> list:
+    """Call `function(start, stop)` for ranges that cover `range(count)`, with a progress bar.
+
+    Args:
+        function: Returns a list. Picklable, for it runs in other processes if there is enough to do.
+        count: Number of items.
+        label: What the progress bar says.
+
+    Returns:
+        The concatenated lists, in order of the ranges.
+    """
+    starts = range(0, count, _RANGE)
+    stops = [min(start + _RANGE, count) for start in starts]
+    found: list = []
+    with tqdm(total=count, desc=label, unit="image", disable=None if count > _RANGE else True) as bar:
+
+        def collect(results: Iterator[list]) -> None:
+            for start, stop, result in zip(starts, stops, results):
+                found.extend(result)
+                bar.update(stop - start)
+
+        workers = min(os.cpu_count() or 1, len(starts))
+        if workers > 1:
+            with ProcessPoolExecutor(workers) as pool:
+                collect(pool.map(function, starts, stops))
+        else:
+            collect(map(function, starts, stops))
+    return found
