@@ -33,9 +33,12 @@ env-tf4: .venv-tf4/installed
 	$(PY4) -m pip install -q --no-deps -r constraints-transformers4.txt
 	touch $@
 
+# Two workers with one thread each: most of a test is not parallel.
+PYTEST := -m pytest -n 2 --dist loadfile
+
 test: env env-tf4
-	SPIDER_OTHER_PYTHON=$(HERE)/$(PY4) $(PY) -m pytest
-	SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) -m pytest
+	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY4) $(PY) $(PYTEST)
+	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) $(PYTEST)
 
 lint: env
 	.venv/bin/ruff check .

@@ -4,6 +4,9 @@
 """
 
 import argparse
+import json
+import math
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,16 +18,17 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor
 
-from .data import CONTEXT_SIZE, Region, read_regions
+from .data import DataSettings, load_regions
 from .files import replacing
+from .patches import PatchSource
 from .remote import REPOSITORY_ROOT
 from .synthetic import SyntheticSettings, write_dataset
 
 FOLDER = REPOSITORY_ROOT / "demo"
-BATCH_SIZE = 16  # regions
+SHOWN = 12  # regions
+QUICK = ("--epochs=8", "--batch_size=32")  # enough for drawings
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -45,31 +49,41 @@ def run_demo(folder: Path, settings: SyntheticSettings) -> None:
     """Draw the data set where it is missing, train, evaluate on the test slides and write `prediction.png`.
 
     Args:
-        folder: Gets `dataset/`, `model/` and `prediction.png`.
+        folder: Gets `dataset/`, `model/`, `report/` and `prediction.png`.
         settings: Size of the data set; one that is there already is taken as it is.
     """
-    dataset, model_folder = folder / "dataset", folder / "model"
+    dataset, model_folder, report = folder / "dataset", folder / "model", folder / "report"
     if not (dataset / "metadata.json").is_file():
         print(f"Drawing {settings.train_slides + settings.test_slides} synthetic slides ...", flush=True)
         write_dataset(dataset, settings, workers=2)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1"]
-    launcher += ["--mixed_precision=no", "--dynamo_backend=no"]
-    script = [str(REPOSITORY_ROOT / "train.py"), f"--dataset={dataset}", f"--output_dir={model_folder}"]
-    subprocess.run([*launcher, *script], check=True)
+    shutil.rmtree(model_folder, ignore_errors=True)
+    common = [f"--dataset={dataset}", f"--cache_dir={folder / 'cache'}"]
+    launch("train.py", "--recipe=small", *QUICK, f"--output_dir={model_folder}", *common)
+    launch("evaluate.py", f"--model={model_folder}", f"--output_dir={report}", "--context_sizes=5,1", *common)
 
     model, processor = load(str(model_folder))
-    regions = [region for region in read_regions(dataset) if region.split == "test"]
-    true_names = [region.class_name for region in regions]
-    predicted, alone = predict(model, processor, dataset, regions)
+    data = load_regions(DataSettings(str(dataset), cache_dir=folder / "cache"))
+    test = data.splits["test"]
+    shown = range(0, len(test), max(1, len(test) // SHOWN))
+    images = [assemble_region(data.patches, test[i]["patches"]) for i in shown]
+    with torch.inference_mode():
+        outputs = model(**processor(images=images, return_tensors="pt"))
     print("\nUnseen regions (slide, true class -> predicted class):")
-    for i in range(0, len(regions), max(1, len(regions) // 12)):
-        print(f"  {regions[i].slide_id}  {true_names[i]:>15} -> {predicted[i]}")
-    print(f"\n{len(regions)} regions of {len({region.slide_id for region in regions})} slides held out of training")
-    print(f"accuracy with context:    {accuracy(predicted, true_names):.3f}")
-    print(f"accuracy without context: {accuracy(alone, true_names):.3f}")
-    image = assemble_region(dataset / "images", regions[len(regions) // 2])
-    draw_prediction(model, processor, image, folder / "prediction.png")
-    print(f"model:   {model_folder}\npicture: {folder / 'prediction.png'}")
+    for i, name in zip(shown, outputs.predicted_class_names):
+        print(f"  {test[i]['slide_id']}  {test.features['label'].int2str(test[i]['label']):>15} -> {name}")
+    sizes = json.loads((report / "context_ablation.json").read_text(encoding="utf-8"))["context_sizes"]
+    print(f"\n{len(test)} regions of {len(test.unique('slide_id'))} slides held out of training")
+    print(f"accuracy with context:    {sizes['5']['metrics']['accuracy']['value']:.3f}")
+    print(f"accuracy without context: {sizes['1']['metrics']['accuracy']['value']:.3f}")
+    draw_prediction(model, processor, images[len(images) // 2], folder / "prediction.png")
+    print(f"model:   {model_folder}\nreport:  {report}\npicture: {folder / 'prediction.png'}")
+
+
+def launch(script: str, *flags: str) -> None:
+    """Run a script of the repository through `accelerate launch`, in one process."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1"]
+    launcher += ["--mixed_precision=no", "--dynamo_backend=no"]
+    subprocess.run([*launcher, str(REPOSITORY_ROOT / script), *flags], check=True)
 
 
 def classify_image(path: Path, model_folder: str) -> None:
@@ -100,36 +114,11 @@ def load(model_folder: str) -> tuple[Any, Any]:
     return model, AutoProcessor.from_pretrained(model_folder, trust_remote_code=True)
 
 
-def assemble_region(images: Path, region: Region) -> Image.Image:
-    """The region that 25 whole patches were cut from."""
-    patches = []
-    for name in region.patches:
-        with Image.open(images / str(name)) as patch:
-            patches.append(np.array(patch.convert("RGB")))
-    rows = [np.hstack(patches[i : i + CONTEXT_SIZE]) for i in range(0, len(patches), CONTEXT_SIZE)]
+def assemble_region(patches: PatchSource, names: Sequence[str]) -> Image.Image:
+    """The region that a square grid of whole patches was cut from."""
+    side = math.isqrt(len(names))
+    rows = [np.hstack([patches.read(name) for name in names[i : i + side]]) for i in range(0, len(names), side)]
     return Image.fromarray(np.vstack(rows))
-
-
-@torch.inference_mode()
-def predict(model: Any, processor: Any, dataset: Path, regions: Sequence[Region]) -> tuple[list[str], list[str]]:
-    """Class names of regions from their pixels, with context and with all of it masked."""
-    with_context: list[str] = []
-    alone: list[str] = []
-    for start in tqdm(range(0, len(regions), BATCH_SIZE), desc="classifying", unit="batch"):
-        batch = regions[start : start + BATCH_SIZE]
-        images = [assemble_region(dataset / "images", region) for region in batch]
-        inputs = processor(images=images, return_tensors="pt")
-        embeddings = model.embed_patches(inputs["pixel_values"].flatten(0, 1)).unflatten(0, (len(batch), -1))
-        center_only = torch.zeros_like(inputs["context_mask"])
-        center_only[:, model.config.center_index] = True
-        for mask, names in ((inputs["context_mask"], with_context), (center_only, alone)):
-            names += model(patch_embeddings=embeddings, context_mask=mask).predicted_class_names
-    return with_context, alone
-
-
-def accuracy(predicted: Sequence[str], true_names: Sequence[str]) -> float:
-    """Share of names that agree."""
-    return sum(a == b for a, b in zip(predicted, true_names)) / len(true_names)
 
 
 @torch.inference_mode()

@@ -47,7 +47,7 @@ class SyntheticSettings:
     """
 
     train_slides: int = 18
-    test_slides: int = 8
+    test_slides: int = 10
     lattice: int = 12
     patch_size: int = 224
     seed: int = 0

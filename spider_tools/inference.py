@@ -1,0 +1,92 @@
+"""Class probabilities for all regions of a split, by all processes, without duplicates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm.auto import tqdm
+
+
+class RegionClassifier(nn.Module):
+    """Classifies the batches of `batches.py`, from embeddings or from pixels, with gradients through all of it.
+
+    Args:
+        model: A `SpiderForImageClassification`.
+        normalize: Turns patches, uint8 `(n, P, P, 3)`, into the backbone's input; unused with embeddings.
+    """
+
+    def __init__(self, model: Any, normalize: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.normalize = normalize
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits `(regions, classes)`; a patch that regions share is embedded once."""
+        return self.model(patch_embeddings=self.embed(batch), context_mask=batch["context_mask"]).logits
+
+    def embed(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Patch embeddings `(regions, patches, hidden)` of a batch."""
+        if "patch_embeddings" in batch:
+            return batch["patch_embeddings"]
+        embeddings = self.model.embed_patches(self.normalize(batch["patches"]))
+        return embeddings[batch["patch_index"].clamp(min=0)]
+
+
+def context_window(patches: int, context_size: int) -> torch.Tensor:
+    """bool `(patches,)`: True for the central `context_size` x `context_size` patches of a grid.
+
+    Raises:
+        ValueError: The size is even, or larger than the grid.
+    """
+    side = int(patches**0.5)
+    if context_size % 2 == 0 or not 1 <= context_size <= side:
+        raise ValueError(f"A context size must be odd and between 1 and {side}, got {context_size}.")
+    margin = (side - context_size) // 2
+    window = torch.zeros(side, side, dtype=torch.bool)
+    window[margin : side - margin, margin : side - margin] = True
+    return window.flatten()
+
+
+@torch.no_grad()
+def predict(
+    accelerator: Accelerator, classifier: nn.Module, loader: Any, context_sizes: Sequence[int], progress: str = ""
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Classify every region once, with contexts of one or more sizes.
+
+    Args:
+        accelerator: Gathers from all processes; every process gets everything.
+        classifier: A prepared `RegionClassifier`. It is in evaluation mode afterwards.
+        loader: A prepared `evaluation_loader`.
+        context_sizes: Patches along one side that are not masked.
+        progress: Title of the progress bar; none without it.
+
+    Returns:
+        labels int64 `(regions,)`, and by context size the probabilities, float32 `(regions, classes)`, in the order of
+        the split.
+    """
+    classifier.eval()
+    plain = accelerator.unwrap_model(classifier)
+    labels: list[torch.Tensor] = []
+    probabilities: dict[int, list[torch.Tensor]] = {size: [] for size in context_sizes}
+    hidden = not progress or not accelerator.is_main_process
+    with tqdm(total=len(loader.dataset), desc=progress, unit="region", disable=hidden) as bar:
+        for batch in loader:
+            embedded = {"patch_embeddings": _with_autocast(accelerator, plain.embed, batch)}
+            for size in context_sizes:
+                mask = batch["context_mask"] & context_window(batch["context_mask"].shape[1], size).to(
+                    batch["context_mask"].device
+                )
+                logits = _with_autocast(accelerator, plain, {**embedded, "context_mask": mask})
+                gathered = accelerator.gather_for_metrics(logits.float().softmax(dim=-1))
+                probabilities[size].append(gathered.cpu())
+            labels.append(accelerator.gather_for_metrics(batch["labels"]).cpu())
+            bar.update(len(labels[-1]))
+    return torch.cat(labels).numpy(), {size: torch.cat(parts).numpy() for size, parts in probabilities.items()}
+
+
+def _with_autocast(accelerator: Accelerator, function: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with accelerator.autocast():
+        return function(batch)

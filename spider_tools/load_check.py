@@ -1,0 +1,54 @@
+"""Whether a model folder loads for a stranger: `python -I load_check.py FOLDER`, run by `publishing` on its own.
+
+A stranger has transformers, torch, numpy and pillow, and only the folder. So this file imports nothing of the project.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoProcessor
+
+
+def check_folder(folder: Path) -> None:
+    """Load the model and the processor of a folder and classify one region of noise.
+
+    Args:
+        folder: A model repository.
+
+    Raises:
+        ValueError: Weights are missing, left over or of another shape, or the output is not one of the classes.
+        Exception: Whatever Transformers or the folder's own code raise when they cannot load it.
+    """
+    model, report = AutoModel.from_pretrained(
+        folder, trust_remote_code=True, use_safetensors=True, output_loading_info=True
+    )
+    problems = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if problems:
+        listed = "; ".join(f"{kind}: {', '.join(names[:5])}" for kind, names in problems.items())
+        raise ValueError(f"The weights do not fit the configuration. {listed}")
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    side = model.config.context_size * model.config.patch_size
+    region = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    with torch.no_grad():
+        output = model.float().eval()(**processor(images=region, return_tensors="pt"))
+    classes = model.config.class_names
+    if output.logits.shape != (1, len(classes)) or not bool(output.logits.isfinite().all()):
+        raise ValueError(f"Expected finite logits of shape (1, {len(classes)}), got {output.logits}.")
+    if output.predicted_class_names[0] not in classes:
+        raise ValueError(f"Expected one of {classes}, got {output.predicted_class_names}.")
+
+
+def forbid_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: no code of this process, the folder's own included, reaches another machine."""
+    if event == "socket.getaddrinfo" or (event == "socket.connect" and isinstance(arguments[1], tuple)):
+        raise PermissionError(f"Loading a model must not open network connections, got {event} {arguments[1:]}.")
+
+
+if __name__ == "__main__":
+    sys.addaudithook(forbid_network)
+    # The project may be installed here; a stranger does not have it.
+    sys.modules["spider_tools"] = None  # type: ignore[assignment]
+    check_folder(Path(sys.argv[1]))
