@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 _LEAVES = {"weight": "weight", "bias": "bias", "lambda1": "lambda1", "gamma": "lambda1"}
-_LAYER = re.compile(r"(encoder\.layer|blocks)\.(0|[1-9]\d*)\.(.+)\.(\w+)")
+_LAYER = re.compile(r"(encoder\.layer|blocks)\.(\d+)\.(.+)\.(\w+)")
 _OUTSIDE = (
     "embeddings.cls_token",
     "embeddings.mask_token",

@@ -24,7 +24,7 @@ _HUB_METRICS = (
     ("macro_precision", "precision", "Precision (macro)"),
     ("macro_f1", "f1", "F1 (macro)"),
 )
-# These say where and how fast a run went, not what it learned.
+# These say where a run went, how fast, and where to, not what it learned.
 _SETTINGS_LEFT_OUT = (
     "num_workers",
     "embedding_batch_size",
@@ -32,6 +32,9 @@ _SETTINGS_LEFT_OUT = (
     "checkpoints_kept",
     "resume_from_checkpoint",
     "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private",
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -293,10 +293,12 @@ def _explanation(error: Any, repo_id: str) -> Exception:
     if status == 401 and not hidden:
         return PermissionError(f"The Hub does not take this access token: it is wrong or has expired. {_RENEW}")
     if status == 403 or hidden:
-        reason = getattr(error, "server_message", None)
+        said = getattr(error, "server_message", None)
+        reason = f" ({said})" if said else ""
         return PermissionError(
-            f"The account of this access token may not write to {repo_id}{f' ({reason})' if reason else ''}. Ask {namespace} for the right to, take a "
-            f"token with the role 'write' of somebody who has it ({_TOKENS_PAGE}), or publish under your own name."
+            f"The account of this access token may not write to {repo_id}{reason}. Ask {namespace} for the right to, "
+            f"take a token with the role 'write' of somebody who has it ({_TOKENS_PAGE}), or publish under your own "
+            "name."
         )
     if status in (409, 412):
         return FileExistsError(f"Somebody else changed {repo_id} at the same time. Look at it, then run this again.")

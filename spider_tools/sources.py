@@ -18,6 +18,11 @@ from PIL import Image
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a source has the form `org/name` and is no path on this machine."""
+    return bool(_REPO_ID.fullmatch(source)) and not Path(source).exists()
+
+
 def local_folder(dataset: str, revision: str | None) -> Path:
     """The folder that a data set lies in, downloaded if it is a Hub id.
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -42,9 +42,24 @@ from .publishing import PublishSettings, check_target, publish
 from .regions import region_grid, rows_among, unique_patch_names
 from .run_folder import write_history, write_settings
 from .settings import TrainingSettings
+from .sources import is_hub_id
 
 logger = logging.getLogger(__name__)
 
+# Hyper-parameters that config.json notes.
+_FACTS = (
+    "train_backbone",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_epochs",
+    "label_smoothing",
+    "max_grad_norm",
+    "class_weights",
+    "context_dropout",
+    "flip",
+    "seed",
+)
 SCORE = "macro_f1"  # on the validation split; the best checkpoint has the highest
 
 
@@ -314,15 +329,21 @@ class TrainingRun:
         return patience is not None and self.progress.epochs_without_better >= patience
 
     def _facts(self) -> dict[str, Any]:
-        """What config.json says of the training."""
+        """What config.json, which may be published, says of the training: no path of this machine."""
         train = self.data.splits["train"]
+        labels = np.asarray(train.with_format("numpy")["label"])
+        counts = np.bincount(labels, minlength=len(self.class_names)).tolist()
+        settings = {name: getattr(self.settings, name) for name in _FACTS}
+        source = self.settings.init_from or self.settings.backbone
         return {
             "dataset": self.data.name,
+            "base_model": source if is_hub_id(source) else None,
             "regions": train.num_rows,
+            "regions_per_class": dict(zip(self.class_names, counts)),
             "slides": len(train.unique("slide_id")),
-            "epochs": self.progress.epoch,
             "best_validation_macro_f1": self.progress.best_score,
-            "settings": {k: v for k, v in asdict(self.settings).items() if isinstance(v, (int, float, str))},
+            "epochs": self.progress.epoch,
+            "settings": settings,
         }
 
 

@@ -1,0 +1,424 @@
+"""A server of the Hub's API, in memory: as much of it as uploads, downloads and their refusals need.
+
+`with serve(hub) as endpoint:` answers on a port of this machine; `endpoint` is what `HF_ENDPOINT` takes.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Optional
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+LFS_SUFFIXES = (".safetensors", ".bin")
+LICENSES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "other", "unknown")
+PIPELINE_TAGS = ("image-classification", "image-segmentation", "image-feature-extraction")
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom a token belongs to, where it may write, and its role: `"write"` or `"read"`."""
+
+    name: str
+    orgs: tuple[str, ...] = ()
+    role: str = "write"
+
+    @property
+    def namespaces(self):
+        return (self.name, *self.orgs)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    content: bytes
+    lfs: bool = False
+
+    @property
+    def sha256(self):
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def blob_id(self):
+        """What git calls the file; for a large file, what it calls the pointer to it."""
+        content = self.content
+        if self.lfs:
+            size = len(content)
+            content = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {size}\n".encode()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+    @property
+    def etag(self):
+        return self.sha256 if self.lfs else self.blob_id
+
+
+@dataclass(frozen=True)
+class Commit:
+    sha: str
+    title: str
+    files: Mapping[str, StoredFile]
+
+
+@dataclass
+class Repository:
+    private: bool
+    commits: dict[str, Commit] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+
+    def add(self, branch: str, title: str, files: Mapping[str, StoredFile]) -> Commit:
+        parts = [self.branches.get(branch, ""), title, *sorted(f"{n} {f.blob_id}" for n, f in files.items())]
+        sha = hashlib.sha1("\n".join([str(len(self.commits)), *parts]).encode()).hexdigest()
+        self.commits[sha] = Commit(sha, title, dict(files))
+        self.branches[branch] = sha
+        return self.commits[sha]
+
+    def at(self, revision: str) -> Optional[Commit]:
+        return self.commits.get(self.branches.get(revision, revision))
+
+
+@dataclass
+class Hub:
+    """Everything that the server knows; it outlives the server's death.
+
+    Attributes:
+        accounts: By token.
+        requests: Method and path of every request that was answered.
+        dies_at: Method, part of a path, number: after so many answers to requests like it, the next one kills the
+            server with half of its body read.
+        dead: Whether the server drops every connection; False starts it again.
+        meanwhile: Part of a path, and what happens once before a request with it is answered.
+    """
+
+    accounts: dict[str, Account]
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    dies_at: Optional[tuple[str, str, int]] = None
+    dead: bool = False
+    meanwhile: Optional[tuple[str, Callable[[], Any]]] = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        """What a reader sees of a repository."""
+        commit = self.repositories[repo_id].at(revision)
+        assert commit is not None
+        return {name: file.content for name, file in commit.files.items()}
+
+    def revive(self) -> None:
+        """Start the server again, with what it knew when it died."""
+        self.dead, self.dies_at = False, None
+
+    def count(self, method: str, part: str) -> int:
+        """How many requests with this method and this part of a path were answered."""
+        return sum(1 for asked, path in self.requests if asked == method and part in path)
+
+
+class RefusalError(Exception):
+    """An answer with an error status."""
+
+    def __init__(self, status: int, message: str, code: Optional[str] = None, **more: Any) -> None:
+        super().__init__(message)
+        self.status, self.code, self.more = status, code, more
+
+
+@contextmanager
+def serve(hub: Hub) -> Iterator[str]:
+    """Answer requests in threads of this process while the block runs; gives the endpoint's URL."""
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def card_problems(content: str) -> list[str]:
+    """What is wrong with a model card's metadata, as the Hub documents it; an empty list for a sound card."""
+    block = re.match(r"\s*---\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", content, re.DOTALL)
+    if block is None:
+        return []  # the Hub takes a card without metadata
+    try:
+        data = yaml.safe_load(block.group(1))
+    except yaml.YAMLError as error:
+        return [f"not YAML: {error}"]
+    if data is None:
+        return []
+    if not isinstance(data, dict):
+        return ["the metadata must be an object"]
+    problems = [f"{key} must not be null" for key, value in data.items() if value is None]
+    for key in ("base_model", "datasets"):
+        ids = data.get(key, [])
+        ids = [ids] if isinstance(ids, str) else ids
+        problems += [f"{key}: {i!r} is not an id" for i in ids if not isinstance(i, str) or not _ID.fullmatch(i)]
+    for key in ("tags", "metrics"):
+        if not all(isinstance(value, str) and value for value in data.get(key, [])):
+            problems.append(f"{key} must be a list of strings")
+    for key, known in (("license", LICENSES), ("pipeline_tag", PIPELINE_TAGS)):
+        if key in data and data[key] not in known:
+            problems.append(f"{key}: {data[key]!r} is unknown")
+    for model in data.get("model-index", []):
+        problems += [f"model-index: {problem}" for problem in _model_index_problems(model)]
+    return problems
+
+
+def _model_index_problems(model: Any) -> Iterator[str]:
+    if not isinstance(model.get("name"), str) or not model["name"]:
+        yield "name must be a string"
+    if not model.get("results"):
+        yield "results must be a list that is not empty"
+    for result in model.get("results", []):
+        for part, keys in (("task", ("type",)), ("dataset", ("type", "name"))):
+            for key in keys:
+                if not isinstance(result.get(part, {}).get(key), str):
+                    yield f"{part}.{key} must be a string"
+        if not _ID.fullmatch(str(result.get("dataset", {}).get("type"))):
+            yield "dataset.type must be an id"
+        for metric in result.get("metrics") or [{}]:
+            value = metric.get("value")
+            if not isinstance(metric.get("type"), str) or not isinstance(value, (int, float)) or value != value:
+                yield "metrics need a type and a value"
+
+
+_MODEL = r"/api/models/(?P<repo_id>[^/]+/[^/]+)"
+_FILE = r"/(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
+_ROUTES = (
+    ("GET", r"/api/whoami-v2", "who_am_i"),
+    ("POST", r"/api/repos/create", "create"),
+    ("POST", r"/api/validate-yaml", "validate_card"),
+    ("GET", _MODEL, "info"),
+    ("GET", _MODEL + r"/revision/(?P<revision>[^/]+)", "info"),
+    ("GET", _MODEL + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", "tree"),
+    ("POST", _MODEL + r"/branch/(?P<branch>[^/]+)", "create_branch"),
+    ("POST", _MODEL + r"/preupload/(?P<revision>[^/]+)", "upload_modes"),
+    ("POST", _MODEL + r"/commit/(?P<branch>[^/]+)", "commit"),
+    ("POST", r"/(?P<repo_id>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+    ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "put_object"),
+    ("GET", _FILE, "resolve"),
+    ("HEAD", _FILE, "resolve"),
+)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        length = int(self.headers.get("Content-Length") or 0)
+        with self.hub.lock:
+            if self.hub.dies_at is not None:
+                method, part, number = self.hub.dies_at
+                like_it = self.command == method and part in path
+                self.hub.dead = self.hub.dead or (like_it and self.hub.count(method, part) >= number)
+            if self.hub.dead:
+                self.rfile.read(length // 2)
+                self.close_connection = True
+                return
+        self.body = self.rfile.read(length)
+        try:
+            with self.hub.lock:
+                if self.hub.meanwhile is not None and self.hub.meanwhile[0] in path:
+                    happens, self.hub.meanwhile = self.hub.meanwhile[1], None
+                    happens()
+                self.hub.requests.append((self.command, path))
+                self._route(path)
+        except RefusalError as refusal:
+            headers = {"X-Error-Message": str(refusal)} | ({"X-Error-Code": refusal.code} if refusal.code else {})
+            self.answer({"error": str(refusal), **refusal.more}, refusal.status, headers)
+
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+    def _route(self, path: str) -> None:
+        for method, pattern, name in _ROUTES:
+            match = re.fullmatch(pattern, path)
+            if match and method == self.command:
+                getattr(self, name)(**{k: v and unquote(v) for k, v in match.groupdict().items()})
+                return
+        raise RefusalError(404, f"No such call: {self.command} {path}")
+
+    def answer(self, content: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    # --- Who asks, and what for
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{self.headers['Host']}"
+
+    def account(self) -> Optional[Account]:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token not in self.hub.accounts:
+            raise RefusalError(401, "Invalid credentials in Authorization header")
+        return self.hub.accounts.get(token)
+
+    def repository(self, repo_id: str) -> Repository:
+        account, repository = self.account(), self.hub.repositories.get(repo_id)
+        hidden = repository is None or repository.private
+        if hidden and account is None:
+            raise RefusalError(401, "Invalid username or password.", "RepoNotFound")
+        if repository is None or (hidden and repo_id.split("/")[0] not in account.namespaces):
+            raise RefusalError(404, "Repository not found", "RepoNotFound")
+        return repository
+
+    def commit_at(self, repo_id: str, revision: str) -> Commit:
+        commit = self.repository(repo_id).at(revision)
+        if commit is None:
+            raise RefusalError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return commit
+
+    def require_write(self, namespace: str) -> Account:
+        account = self.account()
+        if account is None:
+            raise RefusalError(401, "Invalid username or password.")
+        if account.role != "write" or namespace not in account.namespaces:
+            raise RefusalError(403, f"You don't have the rights to write to the namespace {namespace}")
+        return account
+
+    # --- Calls
+
+    def who_am_i(self) -> None:
+        account = self.account()
+        if account is None:
+            raise RefusalError(401, "Invalid username or password.")
+        auth = {"type": "access_token", "accessToken": {"displayName": "tests", "role": account.role}}
+        orgs = [{"type": "org", "name": name} for name in account.orgs]
+        self.answer({"type": "user", "name": account.name, "orgs": orgs, "auth": auth})
+
+    def create(self) -> None:
+        wanted = json.loads(self.body)
+        account = self.account()
+        namespace = wanted.get("organization") or (account and account.name)
+        self.require_write(namespace)
+        repo_id = f"{namespace}/{wanted['name']}"
+        if repo_id in self.hub.repositories:
+            raise RefusalError(409, "You already created this model repo", url=f"{self.endpoint}/{repo_id}")
+        private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
+        repository = self.hub.repositories[repo_id] = Repository(private)
+        repository.add("main", "initial commit", {".gitattributes": StoredFile(b"*.safetensors filter=lfs\n")})
+        self.answer({"url": f"{self.endpoint}/{repo_id}"})
+
+    def validate_card(self) -> None:
+        problems = card_problems(json.loads(self.body)["content"])
+        report = {"errors": [{"message": problem} for problem in problems], "warnings": []}
+        self.answer(report, 400 if problems else 200)
+
+    def info(self, repo_id: str, revision: Optional[str] = None) -> None:
+        commit = self.commit_at(repo_id, revision or "main")
+        self.answer(
+            {
+                "id": repo_id,
+                "modelId": repo_id,
+                "sha": commit.sha,
+                "private": self.hub.repositories[repo_id].private,
+                "siblings": [{"rfilename": name} for name in commit.files],
+            }
+        )
+
+    def tree(self, repo_id: str, revision: str, folder: Optional[str] = None) -> None:
+        files = self.commit_at(repo_id, revision).files
+        if folder is not None and not any(name.startswith(f"{folder}/") for name in files):
+            raise RefusalError(404, f"{folder} does not exist", "EntryNotFound")
+        entries = []
+        for name, file in files.items():
+            if folder is None or name.startswith(f"{folder}/"):
+                entry = {"type": "file", "path": name, "oid": file.blob_id, "size": len(file.content)}
+                pointer = {"oid": file.sha256, "size": len(file.content), "pointerSize": 130}
+                entries.append(entry | ({"lfs": pointer} if file.lfs else {}))
+        self.answer(entries)
+
+    def create_branch(self, repo_id: str, branch: str) -> None:
+        repository = self.repository(repo_id)
+        self.require_write(repo_id.split("/")[0])
+        if branch in repository.branches:
+            raise RefusalError(409, f"Reference already exists: {branch}")
+        repository.branches[branch] = repository.branches["main"]
+        self.answer({})
+
+    def upload_modes(self, repo_id: str, revision: str) -> None:
+        self.require_write(repo_id.split("/")[0])
+        present = self.commit_at(repo_id, revision).files
+        files = []
+        for file in json.loads(self.body)["files"]:
+            mode = "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"
+            oid = present[file["path"]].etag if file["path"] in present else None
+            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self.answer({"files": files})
+
+    def lfs_batch(self, repo_id: str) -> None:
+        self.require_write(repo_id.split("/")[0])
+        objects = []
+        for wanted in json.loads(self.body)["objects"]:
+            entry = {"oid": wanted["oid"], "size": wanted["size"]}
+            if wanted["oid"] not in self.hub.objects:
+                entry["actions"] = {"upload": {"href": f"{self.endpoint}/lfs/{wanted['oid']}"}}
+            objects.append(entry)
+        self.answer({"transfer": "basic", "objects": objects})
+
+    def put_object(self, oid: str) -> None:
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise RefusalError(400, "The content does not have this hash")
+        self.hub.objects[oid] = self.body
+        self.answer({})
+
+    def commit(self, repo_id: str, branch: str) -> None:
+        repository = self.repository(repo_id)
+        self.require_write(repo_id.split("/")[0])
+        if branch not in repository.branches:
+            raise RefusalError(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        header = lines[0]["value"]
+        if header.get("parentCommit", repository.branches[branch]) != repository.branches[branch]:
+            raise RefusalError(412, "A commit has happened since. Please refresh and try again.")
+        files = dict(repository.commits[repository.branches[branch]].files)
+        for line in lines[1:]:
+            self._apply(line["key"], line["value"], files)
+        if "README.md" in files and card_problems(files["README.md"].content.decode()):
+            raise RefusalError(400, "The metadata of README.md is invalid")
+        commit = repository.add(branch, header["summary"], files)
+        url = f"{self.endpoint}/{repo_id}/commit/{commit.sha}"
+        self.answer({"success": True, "commitOid": commit.sha, "commitUrl": url, "hookOutput": ""})
+
+    def _apply(self, key: str, value: dict[str, Any], files: dict[str, StoredFile]) -> None:
+        path = value["path"]
+        if key == "file":
+            files[path] = StoredFile(base64.b64decode(value["content"]))
+        elif key == "lfsFile":
+            if value["oid"] not in self.hub.objects:
+                raise RefusalError(400, f"The content of {path} was never uploaded")
+            files[path] = StoredFile(self.hub.objects[value["oid"]], lfs=True)
+        elif key == "deletedFile":
+            if files.pop(path, None) is None:
+                raise RefusalError(404, f"{path}: A file with this name doesn't exist", "EntryNotFound")
+        else:
+            raise RefusalError(400, f"Unknown operation {key}")
+
+    def resolve(self, repo_id: str, revision: str, path: str) -> None:
+        commit = self.commit_at(repo_id, revision)
+        headers = {"X-Repo-Commit": commit.sha}
+        if path not in commit.files:
+            error = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
+            self.answer(b"Entry not found", 404, headers | error)
+            return
+        file = commit.files[path]
+        self.answer(file.content, 200, headers | {"ETag": f'"{file.etag}"'})
