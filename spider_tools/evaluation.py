@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 
@@ -20,6 +19,7 @@ from .processes import make_accelerator
 from .published import organ_names
 from .regions import region_grid, unique_patch_names
 from .reporting import Predictions, ReportContext, write_report
+from .weights import load_spider
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +105,8 @@ def _predict(
     accelerator: Accelerator, settings: EvaluationSettings, data: RegionData, split: Dataset, sizes: list[int]
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Labels and, by context size, probabilities; each patch is embedded once for all of them."""
-    source = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
-    model = remote.model_class().from_pretrained(**source, use_safetensors=True, dtype=torch.float32)
-    model = model.eval().to(accelerator.device)
+    model = load_spider(settings.model, settings.revision).to(accelerator.device)
+    image_processor = remote.image_processor_class().from_pretrained(settings.model, revision=settings.revision)
     embedding = EmbeddingSettings(
         folder=settings.embedding_store or settings.output_dir / "embeddings",
         dtype=settings.embedding_dtype,
@@ -118,7 +117,7 @@ def _predict(
         unique_patch_names({settings.split: split}),
         data.patches,
         model,
-        remote.image_processor_class().from_pretrained(**source),
+        image_processor,
         accelerator,
         embedding,
     )

@@ -5,12 +5,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Dinov2WithRegistersConfig
 
 from . import remote
 from .settings import TrainingSettings
-from .weights import load_backbone
+from .weights import load_backbone, load_spider
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +98,10 @@ def _random_backbone_config(name: str) -> Any:
 
 def _from_spider(source: str, class_names: list[str], context_size: int) -> Any:
     """A SPIDER model with another list of classes; those that it knows keep their rows of the classifier."""
-    source_config = remote.config_class().from_pretrained(source)
-    if source_config.context_size != context_size:
-        raise ValueError(
-            f"{source} reads regions of {source_config.context_size}x{source_config.context_size} patches, "
-            f"--context_size is {context_size}."
-        )
-    trained = remote.model_class().from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+    trained = load_spider(source)
+    side = trained.config.context_size
+    if side != context_size:
+        raise ValueError(f"{source} reads regions of {side}x{side} patches, --context_size is {context_size}.")
     known = trained.config.class_names
     if known == class_names:
         return trained

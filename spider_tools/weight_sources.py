@@ -67,8 +67,8 @@ def open_source(source: str, is_model: Callable[[Mapping[str, torch.Tensor]], bo
     return WeightSource(source, _read_folder(path, is_model), config, preprocessor)
 
 
-def locate(source: str) -> Path:
-    """The file or folder of a source, downloaded if it is a Hub id.
+def locate(source: str, revision: Optional[str] = None) -> Path:
+    """The file or folder of a source, downloaded, at a revision, if it is a Hub id.
 
     Raises:
         OSError: There is no such source, or it cannot be downloaded; the message says what to do.
@@ -77,10 +77,10 @@ def locate(source: str) -> Path:
     if path.exists():
         return path
     try:
-        folder = Path(snapshot_download(source, allow_patterns=_DOWNLOADS, ignore_patterns="*/*"))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_DOWNLOADS, ignore_patterns="*/*"))
         if not any(folder.glob("*.safetensors")):
             pickles = [f"*{suffix}" for suffix in _PICKLES]
-            folder = Path(snapshot_download(source, allow_patterns=pickles, ignore_patterns="*/*"))
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=pickles, ignore_patterns="*/*"))
     except HFValidationError as error:
         raise FileNotFoundError(f"{source!r} is neither a file, nor a folder, nor a Hub id like org/name.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:

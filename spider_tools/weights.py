@@ -59,17 +59,18 @@ def load_backbone(source: str, patch_size: Optional[int] = None, interpolate_pos
     return build_backbone(found, opened.config, Positions(patch_size, interpolate_positions))
 
 
-def load_spider(source: str) -> Any:
+def load_spider(source: str, revision: Optional[str] = None) -> Any:
     """A SPIDER model of this project, every parameter of which is in its files, in float32 and evaluation mode.
 
     Args:
         source: Folder or Hub id.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
         ValueError: The source is no such model, or its weights do not fit it one to one.
         OSError: There is no such source, or it cannot be downloaded; the message says what to do.
     """
-    folder = locate(source)
+    folder = locate(source, revision)
     config = read_json(folder / "config.json") or {}
     if not config.keys() >= set(_OWN_FIELDS):
         raise ValueError(f"{source} is no SPIDER model of this project. {_HOW_TO_IMPORT}")

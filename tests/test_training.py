@@ -219,6 +219,13 @@ def test_starting_from_a_model_keeps_the_classes_that_it_knows(settings, data_se
     )
 
 
+def test_starting_from_what_is_no_model_of_this_project_is_refused(settings, data_settings, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text(json.dumps({"model_type": "spider", "class_names": CLASS_NAMES}))
+    with pytest.raises(ValueError, match=r"foreign is no SPIDER model of this project.*import-spider"):
+        train(replace(settings, init_from=str(tmp_path / "foreign")), data_settings)
+
+
 def test_early_stopping_ends_a_run_that_gets_no_better(settings, data_settings):
     stuck = replace(settings, epochs=6, learning_rate=1e-12, early_stopping_patience=2)
     assert len(history_of(train(stuck, data_settings))) == 3
