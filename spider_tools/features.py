@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from .patches import PatchNormalizer
 from .shared_work import POLL_SECONDS, SharedWork, only_run
 from .store import EmbeddingStore, Names, as_names, prepare_store
 
@@ -221,8 +222,7 @@ class _Embedder:
         ready = not model.backbone.training and model.device == device and model.dtype == dtype
         # The caller's model keeps its mode, its dtype and its weights to the last digit.
         self._model = model if ready else copy.deepcopy(model).to(device=device, dtype=dtype).eval()
-        single_patch = {**image_processor.to_dict(), "context_size": 1}
-        self._image_processor = type(image_processor)(**single_patch)
+        self._normalize = PatchNormalizer(image_processor)
         self._device = device
         self._dtype = dtype
 
@@ -230,8 +230,7 @@ class _Embedder:
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Float `(patches, hidden)` on the device, from uint8 `(patches, P, P, 3)`."""
         patches = patches.to(self._device, non_blocking=True)
-        inputs = self._image_processor(patches, return_tensors="pt", input_data_format="channels_last")
-        return self._model.embed_patches(inputs["pixel_values"][:, 0].to(self._dtype))
+        return self._model.embed_patches(self._normalize(patches).to(self._dtype))
 
 
 class _BatchReader(Dataset):

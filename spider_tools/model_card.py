@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .files import replacing, write_text
 from .published import organ_names, published_organ
 from .reporting import headline_table
+from .sources import is_hub_id
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 RESULT_FILES = ("results.json", "confusion_matrix.png")
@@ -36,7 +37,6 @@ _SETTINGS_LEFT_OUT = (
     "hub_model_id",
     "hub_private",
 )
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def write_model_card(
@@ -158,7 +158,7 @@ def _eval_results(measured: Mapping[str, Any]) -> list[EvalResult]:
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=dataset if _is_hub_id(dataset) else re.sub(r"[^\w.-]+", "-", name).strip("-._") or "unnamed",
+            dataset_type=dataset if is_hub_id(dataset) else re.sub(r"[^\w.-]+", "-", name).strip("-._") or "unnamed",
             dataset_name=name,
             dataset_split=measured["split"],
             metric_type=metric,
@@ -214,12 +214,12 @@ def _base_model(training: Mapping[str, Any]) -> Optional[str]:
         return training["base_model"]
     settings = training.get("settings", {})
     source = settings.get("init_from") or settings.get("backbone")
-    return source if source is not None and _is_hub_id(source) else None
+    return source if source is not None and is_hub_id(source) else None
 
 
 def _hub_datasets(training: Mapping[str, Any], class_names: list[str]) -> Optional[list[str]]:
     dataset = training.get("dataset")
-    if dataset is not None and _is_hub_id(dataset):
+    if dataset is not None and is_hub_id(dataset):
         return [dataset]
     organ = None if dataset is None else _organ_of_folder(dataset, class_names)
     return None if organ is None else [published_organ(organ).dataset]
@@ -247,13 +247,8 @@ def _organ_of_folder(dataset: str, class_names: list[str]) -> Optional[str]:
     return None
 
 
-def _is_hub_id(source: str) -> bool:
-    """Whether a source is on the Hub; a folder may look the same, but then it is here."""
-    return _HUB_ID.fullmatch(source) is not None and not Path(source).exists()
-
-
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and ("/" in value or "\\" in value) and not _is_hub_id(value)
+    return isinstance(value, str) and ("/" in value or "\\" in value) and not is_hub_id(value)
 
 
 def _name_of(dataset: str) -> str:

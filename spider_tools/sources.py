@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 )
 from PIL import Image
 
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_hub_id(source: str) -> bool:
