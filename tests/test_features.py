@@ -289,7 +289,8 @@ def test_a_bad_patch_is_named_and_what_was_finished_is_kept(embed, source, setti
         embed(names, source=replace(source, bad=names[29]), settings=settings)
     source.names_read()
     store = embed(names, settings=settings)
-    assert source.names_read() == names[24:]  # two shards of 12 were finished
+    # Two shards of 12 were finished. Workers of the first run may have read ahead in the others until they were gone.
+    assert sorted(set(source.names_read())) == names[24:]
     assert len(store) == 50
 
 
