@@ -1,0 +1,76 @@
+"""The model as slides need it: patches to embeddings, grids of embeddings to logits."""
+
+import hashlib
+from typing import Any
+
+import torch
+
+from .. import remote
+from ..features import DTYPES, store_content
+from ..patches import PatchNormalizer
+from ..weights import load_spider
+from .settings import SlideSettings
+
+
+class SlideModel:
+    """A SPIDER model whose backbone runs in a dtype of its own, and whose head runs in float32.
+
+    Attributes:
+        config: The model's configuration.
+        content: What decides an embedding besides the pixels, in the form of JSON.
+        head_sha256: Of the weights of the head.
+    """
+
+    def __init__(self, model: Any, image_processor: Any, device: torch.device, dtype: str = "float32") -> None:
+        model = model.float().eval()
+        self.config = model.config
+        self.content = store_content(None, model, image_processor, dtype)  # type: ignore[arg-type]
+        self.head_sha256 = _head_sha256(model)
+        self._dtype = DTYPES[dtype]
+        model.backbone.to(self._dtype)
+        self._model = model.to(device)
+        self._normalize = PatchNormalizer(image_processor)
+        self._device = device
+
+    @classmethod
+    def load(cls, settings: SlideSettings, device: torch.device) -> "SlideModel":
+        """Load the model and its image processor.
+
+        Raises:
+            OSError: There is no such model.
+            ValueError: Model and image processor do not fit each other, or it has no classes.
+        """
+        model = load_spider(settings.model, settings.revision)
+        image_processor = remote.image_processor_class().from_pretrained(settings.model, revision=settings.revision)
+        return cls(model, image_processor, device, settings.dtype)
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether patches get to the device faster from pinned memory."""
+        return self._device.type == "cuda"
+
+    @property
+    def bytes_per_patch(self) -> int:
+        """Bytes of one embedding."""
+        return self._dtype.itemsize * self.config.backbone_config.hidden_size
+
+    @torch.no_grad()
+    def embed(self, patches: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(n, hidden)` on the device, in the backbone's dtype, of patches, uint8 `(n, P, P, 3)`."""
+        patches = patches.to(self._device, non_blocking=True)
+        return self._model.embed_patches(self._normalize(patches).to(self._dtype))
+
+    @torch.no_grad()
+    def classify(self, patch_embeddings: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 `(n, classes)` on the CPU, of embeddings `(n, context_size**2, hidden)` and their mask."""
+        embeddings = patch_embeddings.to(self._device, torch.float32)
+        return self._model.classify_grid(embeddings, context_mask.to(self._device)).cpu()
+
+
+def _head_sha256(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith("backbone."):
+            digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""The class map as GeoJSON that QuPath opens."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from scipy import ndimage
+
+from .classification import SlidePredictions
+from .colors import class_colors
+
+_DECIMALS = 3  # of level-0 px
+
+
+def write_geojson(path: Path, predictions: SlidePredictions, slide_name: str, tiles: bool = False) -> None:
+    """Write a FeatureCollection: one annotation per connected area of a class, then, with `tiles`, one tile per cell.
+
+    Coordinates are level-0 px. Areas carry their class with its colour, their size, and the mean probability of every
+    class; tiles carry the probabilities and the entropy of their own prediction. The ids of two files for the same
+    slide are the same.
+    """
+    colors = class_colors(predictions.class_names)
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        separator = "\n"
+        for feature in _features(predictions, tiles):
+            name = feature["properties"]["classification"]
+            feature["properties"]["classification"] = {"name": name, "color": list(colors[name])}
+            identity = json.dumps([slide_name, feature["properties"]["objectType"], name, feature["geometry"]])
+            feature["id"] = str(uuid.uuid5(uuid.NAMESPACE_OID, identity))
+            # One feature after the other: a map with a fine stride has a million tiles.
+            file.write(separator + json.dumps(feature, ensure_ascii=False, allow_nan=False))
+            separator = ",\n"
+        file.write("\n]}\n")
+
+
+def _features(predictions: SlidePredictions, tiles: bool) -> Iterator[dict[str, Any]]:
+    x_edges, y_edges = predictions.lattice.cell_edges_level0()
+    index = predictions.map_of(np.arange(len(predictions.positions)), -1)
+    classes = predictions.map_of(predictions.predicted, -1)
+    for number, name in enumerate(predictions.class_names):
+        areas, count = ndimage.label(classes == number)
+        for area, window in enumerate(ndimage.find_objects(areas, max_label=count), start=1):
+            inside = areas[window] == area
+            members = index[window][inside]
+            polygon = cells_to_polygon(inside, x_edges[window[1].start :], y_edges[window[0].start :])
+            measurements = {
+                "area mm2": float(len(members) * predictions.cell_area_mm2),
+                "patches": len(members),
+                **_probabilities(predictions, predictions.probabilities[members].mean(axis=0, dtype=np.float64)),
+            }
+            yield _feature(polygon, "annotation", name, measurements)
+    for (row, column), probabilities, predicted, entropy in zip(
+        predictions.positions if tiles else (),
+        predictions.probabilities,
+        predictions.predicted,
+        predictions.entropy,
+    ):
+        square = shapely.box(x_edges[column], y_edges[row], x_edges[column + 1], y_edges[row + 1])
+        measurements = {**_probabilities(predictions, probabilities), "entropy": float(entropy)}
+        yield _feature(square, "tile", predictions.class_names[predicted], measurements)
+
+
+def cells_to_polygon(cells: np.ndarray, x_edges: np.ndarray, y_edges: np.ndarray) -> shapely.Polygon:
+    """The outline, with holes, of cells that are connected by their sides.
+
+    Args:
+        cells: bool `(rows, columns)`.
+        x_edges: Edges of the columns, at least `(columns + 1,)`.
+        y_edges: Edges of the rows, at least `(rows + 1,)`.
+    """
+    padded = np.pad(cells, ((0, 0), (1, 1))).astype(np.int8)
+    row, start = np.nonzero(np.diff(padded, axis=1) == 1)
+    _, end = np.nonzero(np.diff(padded, axis=1) == -1)
+    # United in whole numbers, so that edges that meet are the same to the last digit.
+    union = shapely.union_all(shapely.box(start, row, end, row + 1)).simplify(0)
+    return shapely.transform(
+        union, lambda points: np.stack([_at(x_edges, points[:, 0]), _at(y_edges, points[:, 1])], 1)
+    )
+
+
+def _at(edges: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    return edges[np.rint(numbers).astype(np.int64)]
+
+
+def _probabilities(predictions: SlidePredictions, probabilities: np.ndarray) -> dict[str, float]:
+    return {f"probability: {name}": round(float(p), 6) for name, p in zip(predictions.class_names, probabilities)}
+
+
+def _feature(shape: Any, kind: str, class_name: str, measurements: dict[str, Any]) -> dict[str, Any]:
+    geometry = shapely.geometry.mapping(shape)
+    rounded = [[[round(x, _DECIMALS), round(y, _DECIMALS)] for x, y in ring] for ring in geometry["coordinates"]]
+    return {
+        "type": "Feature",
+        "geometry": {"type": geometry["type"], "coordinates": rounded},
+        "properties": {"objectType": kind, "classification": class_name, "measurements": measurements},
+    }

@@ -1,0 +1,238 @@
+"""Slides and images as levels of pixels: what OpenSlide reads, and plain images through Pillow."""
+
+import hashlib
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import openslide
+from PIL import Image
+from tifffile import TiffFile, TiffFileError
+
+# Scanners lie between 0.1 and 1 um/px; beyond these bounds the tags of a file hold something else, as dots per inch.
+_MPP_RANGE = (0.02, 10.0)
+_MPP_RATIO = 1.1
+
+
+class SlideError(ValueError):
+    """A slide cannot be used; the message names it, and says what was expected."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One magnification that a file holds.
+
+    Attributes:
+        size: `(width, height)` in px of this level.
+        downsample: `(x, y)`, level-0 px per px of this level.
+    """
+
+    size: tuple[int, int]
+    downsample: tuple[float, float]
+
+
+class Slide:
+    """An opened slide. It can be sent to other processes, which open the file anew.
+
+    Attributes:
+        path: The file.
+        mpp: `(x, y)`, um per px of level 0.
+        levels: From the finest on; level 0 is the full resolution.
+        identity: What tells this slide from others, in the form of JSON.
+    """
+
+    path: Path
+    mpp: tuple[float, float]
+    levels: tuple[Level, ...]
+    identity: dict[str, Any]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(width, height)` in level-0 px."""
+        return self.levels[0].size
+
+    def read_level(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Pixels of one level, uint8 `(height, width, 3)`; what was not scanned is white.
+
+        Args:
+            level: Index among `levels`.
+            corner: `(x, y)` of the upper left px, in px of this level.
+            size: `(width, height)` in px; the window lies inside the level.
+
+        Raises:
+            SlideError: The file is damaged there.
+        """
+        raise NotImplementedError
+
+
+def open_slide(path: Path, mpp: Optional[float] = None) -> Slide:
+    """Open a slide with OpenSlide, or an image with Pillow.
+
+    Args:
+        path: The file. Of a DICOM or MIRAX slide, any one of the files that OpenSlide takes.
+        mpp: um per px of level 0, instead of what the file says.
+
+    Raises:
+        SlideError: There is no such file, it is neither slide nor image, it is truncated, or its um/px are unknown or
+            absurd.
+    """
+    if mpp is not None:
+        _check_mpp(path, (mpp, mpp))
+    if not path.is_file():
+        raise SlideError(f"There is no file {path}.")
+    _check_tiff_is_whole(path)
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        return _PlainImage(path, mpp)
+    except openslide.OpenSlideError as error:
+        raise SlideError(f"{path} is damaged or incomplete: {error}.") from error
+    return _OpenSlideFile(path, mpp, handle)
+
+
+class _OpenSlideFile(Slide):
+    def __init__(self, path: Path, mpp: Optional[float], handle: openslide.OpenSlide) -> None:
+        self.path = path
+        self.levels = true_levels(handle.level_dimensions)
+        self.mpp = (mpp, mpp) if mpp is not None else _mpp_of_properties(path, handle.properties)
+        self.identity = {
+            "format": handle.properties[openslide.PROPERTY_NAME_VENDOR],
+            "quickhash": handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1),
+            "bytes": path.stat().st_size,
+            "size": list(self.size),
+        }
+        self._reported_downsamples = handle.level_downsamples
+        self._handle, self._process = handle, os.getpid()
+
+    def read_level(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        # OpenSlide takes the corner in level-0 px and divides it by the downsample that it reports itself.
+        factor = self._reported_downsamples[level]
+        location = (round(corner[0] * factor), round(corner[1] * factor))
+        try:
+            region = self._own_handle().read_region(location, level, size)
+        except openslide.OpenSlideError as error:
+            raise SlideError(
+                f"{self.path} is damaged at level {level}, x {corner[0]}, y {corner[1]}: {error}."
+            ) from error
+        return _flat_rgb(region)
+
+    def _own_handle(self) -> openslide.OpenSlide:
+        """The handle of this process: a handle must not be shared with the process that this one was forked from."""
+        if self._handle is None or self._process != os.getpid():
+            self._handle, self._process = openslide.OpenSlide(self.path), os.getpid()
+        return self._handle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+
+class _PlainImage(Slide):
+    """An image without levels, held in memory; its size is limited by `PIL.Image.MAX_IMAGE_PIXELS`."""
+
+    def __init__(self, path: Path, mpp: Optional[float]) -> None:
+        self.path = path
+        self._pixels = _decode_image(path)
+        self.levels = true_levels([(self._pixels.shape[1], self._pixels.shape[0])])
+        if mpp is None:
+            raise SlideError(f"{path} is a plain image and does not say its um/px. Give it, for instance as --mpp 0.5.")
+        self.mpp = (mpp, mpp)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.identity = {"format": "image", "sha256": sha256, "size": list(self.size)}
+
+    def read_level(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        return self._pixels[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]]
+
+
+def true_levels(sizes: Any) -> tuple[Level, ...]:
+    """Levels from their sizes, `(width, height)` from level 0 on.
+
+    Writers halve sizes and drop (or keep) the odd pixel, so that a ratio such as 3.9976 stands for exactly 4; to take
+    the ratio would shift the far end of the slide by a pixel. Where no whole number explains both axes, the ratios
+    are the truth.
+    """
+    (width, height), *_ = sizes
+    levels = []
+    for w, h in sizes:
+        whole = round(max(width / w, height / h))
+        explained = all(short in (full // whole, -(-full // whole)) for full, short in ((width, w), (height, h)))
+        levels.append(Level((w, h), (float(whole),) * 2 if explained else (width / w, height / h)))
+    return tuple(levels)
+
+
+def _mpp_of_properties(path: Path, properties: Any) -> tuple[float, float]:
+    found = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+    if None in found:
+        raise SlideError(f"{path} does not say its um/px. Give it, for instance as --mpp 0.5 for a 20x scan.")
+    try:
+        mpp = (float(found[0]), float(found[1]))
+    except ValueError as error:
+        raise SlideError(f"{path} says {found} um/px, expected numbers. Give the true value as --mpp.") from error
+    _check_mpp(path, mpp)
+    return mpp
+
+
+def _check_mpp(path: Path, mpp: tuple[float, float]) -> None:
+    low, high = _MPP_RANGE
+    if not all(math.isfinite(value) and low <= value <= high for value in mpp):
+        raise SlideError(
+            f"{path}: {mpp[0]:g} x {mpp[1]:g} um/px is absurd, expected {low:g} to {high:g}. "
+            "Give the true value as --mpp."
+        )
+    if max(mpp) > _MPP_RATIO * min(mpp):
+        raise SlideError(
+            f"{path}: {mpp[0]:g} x {mpp[1]:g} um/px, expected square pixels. Give the true value as --mpp."
+        )
+
+
+def _check_tiff_is_whole(path: Path) -> None:
+    """Refuse a TIFF whose directory points beyond the end of the file: readers notice that only when they get there."""
+    with path.open("rb") as file:
+        if file.read(2) not in (b"II", b"MM"):
+            return
+    size, end = path.stat().st_size, 0
+    try:
+        with TiffFile(path) as tiff:
+            for page in tiff.pages:
+                end = max([end, *map(sum, zip(page.dataoffsets, page.databytecounts))])
+    except (TiffFileError, IndexError, OSError, ValueError) as error:
+        raise SlideError(f"{path} is no whole TIFF file: {error}.") from error
+    if end > size:
+        raise SlideError(f"{path} is truncated: its pixels end at byte {end:,}, the file at byte {size:,}.")
+
+
+def _decode_image(path: Path) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return _flat_rgb(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise SlideError(
+            f"{path} is a plain image of more than {Image.MAX_IMAGE_PIXELS} px, which has to be decoded as a whole. "
+            "Convert it to a tiled pyramidal TIFF first."
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise SlideError(f"{path} is neither a slide that OpenSlide reads nor an image that Pillow reads.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise SlideError(f"{path} is damaged or incomplete: {error}.") from error
+
+
+def _flat_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 `(height, width, 3)`, transparency flattened on white."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r}, expected 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        return np.array(image.convert("RGB"))
+    pixels = np.asarray(image)
+    if pixels[..., 3].min() == 255:
+        return np.ascontiguousarray(pixels[..., :3])
+    return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))

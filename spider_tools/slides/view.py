@@ -1,0 +1,176 @@
+"""The slide at one magnification, as if the whole of it had been resampled at once."""
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from .reader import Slide, SlideError
+
+_MOST_BLOCKS = 40  # of 448 px, 24 MB: what a batch of neighbouring patches touches
+_BLOCK_PX = 448
+_SOURCE_PX = 1024
+# 224 * (0.5 / 0.25) may come out a rounding error above a whole number.
+_ROUNDING = 1e-6
+
+
+def model_scale(slide: Slide, mpp: float, tolerance: float) -> tuple[float, float]:
+    """How many level-0 px make one px for the model.
+
+    A level whose um/px are the model's up to the tolerance is taken as it is. Otherwise the true factor between the
+    slide and the model is returned, for which `SlideView` resamples the next finer level.
+
+    Args:
+        slide: Says its um/px.
+        mpp: The model's um/px.
+        tolerance: Relative difference that counts as none.
+
+    Returns:
+        `(x, y)` factors.
+
+    Raises:
+        SlideError: The slide is coarser than the model by more than the tolerance; what it lacks cannot be invented.
+    """
+    deviations = [
+        max(abs(um * factor / mpp - 1) for um, factor in zip(slide.mpp, level.downsample)) for level in slide.levels
+    ]
+    closest = int(np.argmin(deviations))
+    if deviations[closest] <= tolerance:
+        return slide.levels[closest].downsample
+    if max(slide.mpp) > mpp * (1 + tolerance):
+        raise SlideError(
+            f"{slide.path} has {slide.mpp[0]:g} um/px at full resolution, the model was trained at {mpp:g} um/px, "
+            f"which is finer by more than the tolerance of {tolerance:g}. If the slide's um/px are wrong, give the "
+            "true value as --mpp; to classify it nevertheless, raise --mpp_tolerance."
+        )
+    return (mpp / slide.mpp[0], mpp / slide.mpp[1])
+
+
+class SlideView:
+    """Pixels of a slide at a scale of its own.
+
+    A pixel depends on its place alone, not on the window that is read: overlapping windows agree to the last digit.
+    The coarsest level that is not coarser than the view is read, in blocks at fixed places, and reduced with a
+    triangle filter that is two pixels of the coarser side wide, as Pillow and torchvision do it for antialiased
+    bilinear resizing. At the scale of a level its own pixels are returned.
+
+    Args:
+        slide: Is read.
+        scale: `(x, y)`, level-0 px per px of the view.
+    """
+
+    def __init__(self, slide: Slide, scale: tuple[float, float]) -> None:
+        self.slide = slide
+        self.scale = scale
+        self.size = (int(slide.size[0] / scale[0] + _ROUNDING), int(slide.size[1] / scale[1] + _ROUNDING))
+        finer = [
+            number
+            for number, level in enumerate(slide.levels)
+            if all(factor <= s * (1 + _ROUNDING) for factor, s in zip(level.downsample, scale))
+        ]
+        self.level = max(finer, key=lambda number: slide.levels[number].downsample[0], default=0)
+        level = slide.levels[self.level]
+        self._factors = (scale[0] / level.downsample[0], scale[1] / level.downsample[1])
+        self._block_px = int(min(max(_SOURCE_PX / max(self._factors), 16), _BLOCK_PX))
+        self._blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    @property
+    def mpp(self) -> tuple[float, float]:
+        """`(x, y)`, um per px of the view."""
+        return (self.slide.mpp[0] * self.scale[0], self.slide.mpp[1] * self.scale[1])
+
+    def read(self, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """A window of the view.
+
+        Args:
+            corner: `(x, y)` of the upper left px, in px of the view.
+            size: `(width, height)` in px; the window lies inside the view.
+
+        Returns:
+            uint8 `(height, width, 3)`, a copy.
+
+        Raises:
+            SlideError: The window leaves the slide, or the file is damaged there.
+        """
+        (x, y), (width, height) = corner, size
+        if x < 0 or y < 0 or x + width > self.size[0] or y + height > self.size[1]:
+            raise SlideError(
+                f"{self.slide.path}: the window {corner} of {size} px leaves the {self.size} px of the view."
+            )
+        window = np.empty((height, width, 3), dtype=np.uint8)
+        side = self._block_px
+        for row in range(y // side, (y + height - 1) // side + 1):
+            for column in range(x // side, (x + width - 1) // side + 1):
+                block = self._block(row, column)
+                top, left = max(y, row * side), max(x, column * side)
+                part = block[top - row * side :, left - column * side :][: y + height - top, : x + width - left]
+                window[top - y :, left - x :][: part.shape[0], : part.shape[1]] = part
+        return window
+
+    def read_all(self) -> np.ndarray:
+        """The whole view, uint8 `(height, width, 3)`; meant for views at low magnification."""
+        return self.read((0, 0), self.size)
+
+    def _block(self, row: int, column: int) -> np.ndarray:
+        if (row, column) in self._blocks:
+            self._blocks.move_to_end((row, column))
+            return self._blocks[row, column]
+        if len(self._blocks) >= _MOST_BLOCKS:
+            self._blocks.popitem(last=False)
+        self._blocks[row, column] = block = self._read_block(row, column)
+        return block
+
+    def _read_block(self, row: int, column: int) -> np.ndarray:
+        side, level_size = self._block_px, self.slide.levels[self.level].size
+        spans = []
+        for start, whole, factor, length in zip((column * side, row * side), self.size, self._factors, level_size):
+            spans.append(_Taps(start, min(side, whole - start), factor, length))
+        across, down = spans
+        pixels = self.slide.read_level(
+            self.level, (across.start, down.start), (across.stop - across.start, down.stop - down.start)
+        )
+        return pixels if self._factors == (1.0, 1.0) else _resample(pixels, across.weights(), down.weights())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": OrderedDict()}
+
+
+class _Taps:
+    """Which px of a level make the px `first` to `first + count` of the view, along one axis.
+
+    Attributes:
+        start: First px of the level that is read.
+        stop: One beyond the last.
+    """
+
+    def __init__(self, first: int, count: int, factor: float, length: int) -> None:
+        reach = max(factor, 1.0)
+        # Centres in px of the level: those of pixel i are at i + 0.5.
+        centers = (np.arange(first, first + count) + 0.5) * factor
+        nearest = np.floor(centers - reach).astype(np.int64)
+        self._taps = nearest[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)
+        weights = np.maximum(1 - np.abs(self._taps + 0.5 - centers[:, None]) / reach, 0)
+        weights[(self._taps < 0) | (self._taps >= length)] = 0
+        self._weights = weights / weights.sum(axis=1, keepdims=True)
+        used = self._taps[self._weights > 0]
+        self.start, self.stop = int(used.min()), int(used.max()) + 1
+
+    def weights(self) -> csr_array:
+        """float64 `(count, stop - start)`; every row adds up to 1."""
+        rows, width = self._taps.shape
+        columns = np.clip(self._taps, self.start, self.stop - 1) - self.start
+        offsets = np.arange(0, rows * width + 1, width)
+        weights = csr_array((self._weights.ravel(), columns.ravel(), offsets), shape=(rows, self.stop - self.start))
+        weights.eliminate_zeros()
+        return weights
+
+
+def _resample(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
+    """Reduce uint8 `(h, w, 3)` with float64 weights `(width, w)` and `(height, h)` to uint8 `(height, width, 3)`."""
+    height, width = down.shape[0], across.shape[0]
+    shorter = (down @ pixels.reshape(len(pixels), -1)).reshape(height, -1, 3)
+    flipped = shorter.transpose(1, 0, 2).reshape(pixels.shape[1], -1)
+    narrower = (across @ flipped).reshape(width, height, 3)
+    # Halves are common at a factor of 2, and go up, whatever the last digit of their sum.
+    return (narrower + (0.5 + _ROUNDING)).astype(np.uint8).transpose(1, 0, 2)
