@@ -380,9 +380,12 @@ def _make_accelerator(settings: TrainingSettings) -> Accelerator:
     told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # accelerate launch says "no" where it was told nothing
     if precision is None:
         precision = "fp16" if told == "no" and torch.cuda.is_available() else told
-    return make_accelerator(
+    accelerator = make_accelerator(
         mixed_precision=precision, log_with=settings.report_to, project_dir=str(settings.run_folder)
     )
+    if settings.report_to is not None and not accelerator.log_with:
+        raise ValueError(f"--report_to {settings.report_to} needs that package, which is not installed.")
+    return accelerator
 
 
 def _load_data(accelerator: Accelerator, settings: TrainingSettings, data_settings: DataSettings) -> RegionData:

@@ -226,6 +226,37 @@ def test_starting_from_what_is_no_model_of_this_project_is_refused(settings, dat
         train(replace(settings, init_from=str(tmp_path / "foreign")), data_settings)
 
 
+def test_a_filled_store_is_all_that_training_reads(settings, data_settings, monkeypatch):
+    settings = replace(settings, embedding_store=settings.output_dir.with_name("store"))
+    fresh = weights_of(train(settings, data_settings))
+
+    def read(self, name):
+        raise AssertionError(f"{name} was opened")
+
+    monkeypatch.setattr("spider_tools.patches.FolderPatches.read", read)
+    again = weights_of(train(replace(settings, output_dir=settings.output_dir.with_name("again")), data_settings))
+    assert_equal_weights(fresh, again)
+
+
+def test_bfloat16_mixed_precision_leaves_float32_weights(settings, data_settings):
+    plain = weights_of(train(replace(settings, **NO_DROPOUT), data_settings))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    mixed = replace(settings, output_dir=settings.output_dir / "2", mixed_precision="bf16", **NO_DROPOUT)
+    trained = weights_of(train(mixed, data_settings))
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    assert not torch.equal(trained["classifier.weight"], plain["classifier.weight"])
+    torch.testing.assert_close(trained["classifier.weight"], plain["classifier.weight"], rtol=0.1, atol=5e-3)
+
+
+def test_balanced_weights_and_context_dropout_change_what_is_learnt(settings, data_settings):
+    runs = [
+        weights_of(train(replace(settings, output_dir=settings.output_dir / str(i), **change), data_settings))
+        for i, change in enumerate(({}, {"class_weights": "balanced"}, {"context_dropout": 0.5}))
+    ]
+    for other in runs[1:]:
+        assert not torch.equal(runs[0]["classifier.weight"], other["classifier.weight"])
+
+
 def test_early_stopping_ends_a_run_that_gets_no_better(settings, data_settings):
     stuck = replace(settings, epochs=6, learning_rate=1e-12, early_stopping_patience=2)
     assert len(history_of(train(stuck, data_settings))) == 3
@@ -285,6 +316,7 @@ def test_settings_out_of_range_are_refused(settings, change, message):
     ("change", "message"),
     [
         ({"backbone_config": "huge"}, "'hibou-L', 'small' or a JSON file, got 'huge'"),
+        ({"report_to": "dvclive"}, "--report_to dvclive needs that package, which is not installed"),
         ({"resume_from_checkpoint": "latest"}, "no checkpoint to resume from"),
         ({"resume_from_checkpoint": "elsewhere"}, "no checkpoint to resume from in elsewhere"),
     ],
