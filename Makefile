@@ -34,7 +34,7 @@ env-tf4: .venv-tf4/installed
 	touch $@
 
 # Two workers with one thread each: most of a test is not parallel.
-PYTEST := -m pytest -n 2 --dist loadfile
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: env env-tf4
 	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY4) $(PY) $(PYTEST)

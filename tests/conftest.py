@@ -145,3 +145,9 @@ def shared_folder():
         return folder
 
     return find
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that at the end no worker is left alone with one."""
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow_files)
