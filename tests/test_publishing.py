@@ -14,12 +14,14 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hub_server import Account, Hub, RefusalError, serve
 from huggingface_hub import ModelCard, constants, file_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import _http as hub_http
 
 from spider_tools import load_check, remote
+from spider_tools.data import DataSettings
 from spider_tools.export import save_model_folder
 from spider_tools.model_card import write_model_card
 from spider_tools.publishing import (
@@ -31,6 +33,9 @@ from spider_tools.publishing import (
     upload,
 )
 from spider_tools.reporting import Predictions, ReportContext, write_report
+from spider_tools.settings import TrainingSettings
+from spider_tools.synthetic import SyntheticSettings, write_dataset
+from spider_tools.training import train
 
 ROOT = remote.REPOSITORY_ROOT
 REPO = "lab/spider-skin"
@@ -598,6 +603,48 @@ def test_a_stranger_loads_what_each_way_of_publishing_leaves(hub, folder, make_m
 
 
 # --- The command
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Settings of a short training run that publishes, and of its data."""
+    write_dataset(tmp_path / "tissue", SyntheticSettings(4, 1, lattice=9, patch_size=28, seed=5))
+    backbone = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+    (tmp_path / "backbone.json").write_text(json.dumps(backbone | {"image_size": 28}))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    settings = TrainingSettings(
+        output_dir=tmp_path / "run",
+        backbone="random",
+        backbone_config=str(tmp_path / "backbone.json"),
+        epochs=1,
+        num_workers=0,
+        mixed_precision="no",
+        push_to_hub=True,
+        hub_model_id=REPO,
+        hub_private=True,
+    )
+    data = DataSettings(str(tmp_path / "tissue"), cache_dir=tmp_path / "cache", patch_size=28, validation_fraction=0.0)
+    yield settings, data
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.slow
+def test_training_publishes_its_model_and_no_path_of_this_machine(hub, training, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    train(*training)
+    assert names(hub) == sorted(["README.md", *MODEL_FILES])
+    assert hub.repositories[REPO].private
+    for name in ("README.md", "config.json"):
+        assert str(training[0].output_dir.parent) not in hub.files(REPO, "main")[name].decode()
+
+
+def test_training_that_could_not_publish_is_refused_before_it_starts(hub, training, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(PermissionError, match="There is no access token"):
+        train(*training)
+    assert not training[0].output_dir.exists()
+    with pytest.raises(ValueError, match="--push_to_hub needs --hub_model_id"):
+        replace(training[0], hub_model_id=None)
 
 
 def test_results_older_than_the_weights_stay_out_of_the_card(hub, folder, caplog, monkeypatch):
