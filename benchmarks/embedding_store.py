@@ -313,7 +313,7 @@ def as_markdown(results: dict) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=RESULTS / "embedding_store.md", help="Markdown; JSON beside it")
-    parser.add_argument("--hibou_patches", type=int, default=16, help="patches for Hibou-L, the slowest part")
+    parser.add_argument("--hibou_patches", type=int, default=64, help="patches for Hibou-L, the slowest part")
     parser.add_argument("--steps", type=int, default=40, help="steps of head training")
     return parser.parse_args(argv)
 

@@ -28,7 +28,7 @@ from .synthetic import SyntheticSettings, write_dataset
 
 FOLDER = REPOSITORY_ROOT / "demo"
 SHOWN = 12  # regions
-QUICK = ("--epochs=8", "--batch_size=32")  # enough for drawings
+QUICK = ("--epochs=6", "--batch_size=32")  # enough for drawings
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
