@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .files import write_text
+from .files import sync, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Checkpoints:
             if is_main:
                 save_file(self._trained_weights(), unfinished / _WEIGHTS)
                 write_text(unfinished / _PROGRESS, json.dumps(asdict(progress), indent=1))
-                _sync(unfinished)
+                sync(unfinished)
             self._accelerator.wait_for_everyone()
             if is_main:
                 shutil.rmtree(target, ignore_errors=True)
@@ -176,11 +176,3 @@ def _newest(folder: Path) -> Optional[Path]:
 
 def _read_progress(checkpoint: Path) -> Progress:
     return Progress(**json.loads((checkpoint / _PROGRESS).read_text(encoding="utf-8")))
-
-
-def _sync(folder: Path) -> None:
-    """Have the files on disk before the folder takes its name."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())

@@ -25,6 +25,11 @@ def save_model_folder(model: Any, image_processor: Any, folder: Path) -> None:
     (folder / "config.json").unlink(missing_ok=True)
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
+    move_in(unfinished, folder)
+    unfinished.rmdir()
+
+
+def move_in(unfinished: Path, folder: Path) -> None:
+    """Move the files of a model to their place, config.json last."""
     for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
         os.replace(path, folder / path.name)
-    unfinished.rmdir()

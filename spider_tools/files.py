@@ -19,7 +19,7 @@ def replacing(path: Path) -> Iterator[Path]:
     remove(unfinished)
     try:
         yield unfinished
-        _sync(unfinished)
+        sync(unfinished)
         if unfinished.is_dir():
             remove(path)  # a folder cannot replace one that holds something
         os.replace(unfinished, path)
@@ -41,7 +41,8 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or all files of a folder, on disk."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             with open(file, "rb") as opened:

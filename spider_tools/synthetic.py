@@ -8,7 +8,6 @@ surroundings tell apart, as in real tissue.
 
 import json
 import math
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from .files import write_text
 
 CONTEXT_RADIUS = 2  # of a 5x5 region
 ZONES = ("Stroma", "Muscle", "Fat")
@@ -73,9 +74,7 @@ def write_dataset(folder: Path, settings: SyntheticSettings, workers: int = 1) -
             slides = list(pool.map(_write_slide, [folder] * total, [settings] * total, range(total)))
     else:
         slides = [_write_slide(folder, settings, number) for number in range(total)]
-    unfinished = folder / "metadata.json.tmp"
-    unfinished.write_text(json.dumps([record for slide in slides for record in slide], indent=1))
-    os.replace(unfinished, folder / "metadata.json")
+    write_text(folder / "metadata.json", json.dumps([record for slide in slides for record in slide], indent=1))
 
 
 def _write_slide(folder: Path, settings: SyntheticSettings, number: int) -> list[dict[str, Any]]:

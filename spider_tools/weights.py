@@ -6,7 +6,6 @@ project, `python -m spider_tools.weights new --organ skin OUT` writes one withou
 
 import argparse
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import torch
 
 from . import published, remote
 from .dinov2 import Positions, build_backbone, find_backbone, holds_backbone, listed
-from .export import save_model_folder
+from .export import move_in, save_model_folder
 from .import_spider import import_spider
 from .weight_sources import locate, open_source, read_json
 
@@ -110,8 +109,7 @@ def new_repository(organ: str, folder: Path) -> None:
         config.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
         shutil.copy(remote.REPOSITORY_ROOT / "modeling_spider.py", unfinished)
-        for path in sorted(Path(unfinished).iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, folder / path.name)
+        move_in(Path(unfinished), folder)
 
 
 def _require_empty(folder: Path) -> None:

@@ -147,6 +147,16 @@ def shared_folder():
     return find
 
 
+@pytest.fixture
+def fresh_accelerator():
+    """accelerate keeps its state for the whole process: a test that trains or evaluates starts without one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that at the end no worker is left alone with one."""
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModel, AutoProcessor
@@ -22,6 +21,8 @@ from spider_tools.evaluation import EvaluationSettings, evaluate_model
 from spider_tools.inference import context_window
 from spider_tools.metrics import expected_calibration_error
 from spider_tools.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 ROOT = remote.REPOSITORY_ROOT
 PATCH_SIZE = 28
@@ -51,13 +52,6 @@ def evaluated(tmp_path_factory, make_model, make_processor):
     model.save_pretrained(folder)
     make_processor().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

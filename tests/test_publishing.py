@@ -14,7 +14,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from hub_server import Account, Hub, RefusalError, serve
 from huggingface_hub import ModelCard, constants, file_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -606,12 +605,11 @@ def test_a_stranger_loads_what_each_way_of_publishing_leaves(hub, folder, make_m
 
 
 @pytest.fixture
-def training(tmp_path):
+def training(fresh_accelerator, tmp_path):
     """Settings of a short training run that publishes, and of its data."""
     write_dataset(tmp_path / "tissue", SyntheticSettings(4, 1, lattice=9, patch_size=28, seed=5))
     backbone = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
     (tmp_path / "backbone.json").write_text(json.dumps(backbone | {"image_size": 28}))
-    AcceleratorState._reset_state(reset_partial_state=True)
     settings = TrainingSettings(
         output_dir=tmp_path / "run",
         backbone="random",
@@ -624,8 +622,7 @@ def training(tmp_path):
         hub_private=True,
     )
     data = DataSettings(str(tmp_path / "tissue"), cache_dir=tmp_path / "cache", patch_size=28, validation_fraction=0.0)
-    yield settings, data
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return settings, data
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ from spider_tools.settings import RECIPES, TrainingSettings
 from spider_tools.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
 from spider_tools.training import train
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
 ROOT = remote.REPOSITORY_ROOT
 PATCH_SIZE = 28
 BACKBONE = {
@@ -55,13 +57,6 @@ def backbone_config(tmp_path_factory):
     path = tmp_path_factory.mktemp("backbone") / "backbone.json"
     path.write_text(json.dumps(BACKBONE))
     return path
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
