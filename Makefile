@@ -1,14 +1,16 @@
 # make demo    set up, train a small model on synthetic tissue, classify unseen regions
 # make test    set up and run every test on Transformers 5 and 4
 # make lint    style, docstrings, types
+# make bench   measure every row of benchmarks/ on the CPU, or make bench-gpu on a GPU
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
 HERE := $(CURDIR)
 PY := .venv/bin/python
 PY4 := .venv-tf4/bin/python
+PY8 := .venv-int8/bin/python
 
-.PHONY: demo test lint env env-tf4 clean
+.PHONY: demo test lint bench bench-gpu env env-tf4 env-int8 clean
 
 demo: env
 	$(PY) -m spider_tools.demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(MODEL),--model "$(MODEL)")
@@ -24,21 +26,34 @@ env: .venv/installed
 	$(PY) -m pip install -q -c constraints.txt -e ".[dev,lora,slides]"
 	touch $@
 
-# The second environment holds only what differs and finds the rest, torch included, in the first.
+# The other environments hold only what differs and find the rest, torch included, in the first. torchao, for int8, is
+# kept apart because Transformers imports it wherever it is installed, and it then complains about missing GPU parts.
 env-tf4: .venv-tf4/installed
-.venv-tf4/installed: .venv/installed constraints-transformers4.txt
-	$(PYTHON) -m venv .venv-tf4
-	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > shared.pth.tmp
-	mv shared.pth.tmp "$$($(PY4) -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth"
-	$(PY4) -m pip install -q --no-deps -r constraints-transformers4.txt
+env-int8: .venv-int8/installed
+.venv-tf4/installed: constraints-transformers4.txt
+.venv-int8/installed: constraints-int8.txt
+.venv-%/installed: .venv/installed
+	$(PYTHON) -m venv .venv-$*
+	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > shared-$*.pth.tmp
+	mv shared-$*.pth.tmp "$$(.venv-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth"
+	.venv-$*/bin/python -m pip install -q --no-deps -r $(filter constraints-%,$^)
 	touch $@
 
 # Two workers with one thread each: most of a test is not parallel.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: env env-tf4
+test: env env-tf4 env-int8
 	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY4) $(PY) $(PYTEST)
 	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) $(PYTEST)
+	$(PY8) -m pytest tests/test_int8.py
+
+# The machine must have nothing else to do.
+bench: env env-int8
+	$(PY) -m benchmarks
+	$(PY8) -m benchmarks int8
+
+bench-gpu: env
+	$(PY) -m benchmarks --device cuda
 
 lint: env
 	.venv/bin/ruff check .
@@ -46,4 +61,4 @@ lint: env
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-tf4 demo runs build *.egg-info
+	rm -rf .venv .venv-tf4 .venv-int8 demo runs build *.egg-info

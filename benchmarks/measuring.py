@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 Way = Callable[[], Any]
+PLURALS = {"patch": "patches"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def comparison(seconds: Mapping[str, list[float]], units: float, unit: str, base
             "way": name,
             f"ms per {unit}": statistics.median(times) / units * 1e3,
             "spread": f"{spread(times):.0%}",
-            f"{unit}s/s": units / statistics.median(times),
+            f"{PLURALS.get(unit, unit + 's')}/s": units / statistics.median(times),
             f"times {baseline}": reference / statistics.median(times),
         }
         for name, times in seconds.items()

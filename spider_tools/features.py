@@ -5,7 +5,6 @@ the backbone's weights, the preprocessing, the dtype and the source of the patch
 never read the embeddings of an older one.
 """
 
-import copy
 import hashlib
 import itertools
 import json
@@ -25,13 +24,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .patches import PatchNormalizer
+from .embedder import PatchEmbedder, check_precision
 from .shared_work import POLL_SECONDS, SharedWork, only_run
 from .store import EmbeddingStore, Names, as_names, prepare_store
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # What decides the function that a backbone's weights compute.
 _ARCHITECTURE_FIELDS = (
@@ -74,22 +71,23 @@ class EmbeddingSettings:
 
     Attributes:
         folder: Of the stores; each is a subfolder.
-        dtype: Of the backbone while embedding: "float32", "bfloat16" or "float16". Embeddings are float16 always.
-        batch_size: Patches at once; the model splits batches larger than its `config.backbone_batch_size`.
+        dtype: Of the backbone while embedding, one of `embedder.PRECISIONS`. Embeddings are float16 always.
+        compile: Whether to compile the backbone. The store is the same: compiling changes no more than the rounding.
+        batch_size: Patches that are read at once; through the backbone go `config.backbone_batch_size` at most.
         num_workers: Processes that read patches, for each process that embeds.
         shard_size: Most patches of a shard. A run that is killed loses no more than this in each process.
     """
 
     folder: Path
     dtype: str = "float32"
+    compile: bool = False
     batch_size: int = 64
     num_workers: int = 2
     shard_size: int = 4096
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if self.dtype not in DTYPES:
-            raise ValueError(f"`dtype` must be one of {list(DTYPES)}, got {self.dtype!r}.")
+        check_precision(self.dtype)
         for field, least in (("batch_size", 1), ("shard_size", 1), ("num_workers", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"`{field}` must be at least {least}, got {getattr(self, field)}.")
@@ -142,7 +140,7 @@ def embed_patches_once(
         accelerator.wait_for_everyone()  # nobody adds a shard before everybody knows what is missing
         if len(missing):
             logger.info("embedding %d of %d patches into %s", len(missing), len(wanted), folder)
-            embed = _Embedder(model, image_processor, accelerator.device, DTYPES[settings.dtype])
+            embed = PatchEmbedder(model, image_processor, accelerator.device, settings.dtype, settings.compile)
             work = SharedWork(folder, missing, settings.batch_size, settings.shard_size, accelerator.num_processes)
             loading = {
                 "dataset": _BatchReader(source, image_processor.patch_size),
@@ -215,24 +213,6 @@ def _with_newer_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return renamed
 
 
-class _Embedder:
-    """Embeds patches with a backbone in evaluation mode, on one device and in one dtype."""
-
-    def __init__(self, model: Any, image_processor: Any, device: torch.device, dtype: torch.dtype) -> None:
-        ready = not model.backbone.training and model.device == device and model.dtype == dtype
-        # The caller's model keeps its mode, its dtype and its weights to the last digit.
-        self._model = model if ready else copy.deepcopy(model).to(device=device, dtype=dtype).eval()
-        self._normalize = PatchNormalizer(image_processor)
-        self._device = device
-        self._dtype = dtype
-
-    @torch.no_grad()
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        """Float `(patches, hidden)` on the device, from uint8 `(patches, P, P, 3)`."""
-        patches = patches.to(self._device, non_blocking=True)
-        return self._model.embed_patches(self._normalize(patches).to(self._dtype))
-
-
 class _BatchReader(Dataset):
     """Reads batches of patches in the workers of a loader; they leave as bytes, a quarter of the size of floats."""
 
@@ -251,7 +231,7 @@ class _BatchReader(Dataset):
         return torch.from_numpy(batch)
 
 
-def _embed_shards(work: SharedWork, loader_settings: dict[str, Any], embed: _Embedder, bar: tqdm) -> None:
+def _embed_shards(work: SharedWork, loader_settings: dict[str, Any], embed: PatchEmbedder, bar: tqdm) -> None:
     """Embed until all shards are finished, by this process or another one."""
     try:
         while unfinished := work.unfinished_patches():
@@ -275,7 +255,7 @@ def _embed_shards(work: SharedWork, loader_settings: dict[str, Any], embed: _Emb
         work.release()
 
 
-def _embed_claimed(work: SharedWork, loader: DataLoader, embed: _Embedder, bar: tqdm) -> None:
+def _embed_claimed(work: SharedWork, loader: DataLoader, embed: PatchEmbedder, bar: tqdm) -> None:
     filled = 0
     for patches in loader:
         names = work.claimed[0].names

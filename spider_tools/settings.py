@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from .embedder import PRECISIONS, check_precision
 from .flags import setting
 
 
@@ -57,7 +58,12 @@ class TrainingSettings:
         help="default: what accelerate launch was told, else fp16 on a GPU, as in the paper, and no on a CPU",
     )
     embedding_dtype: str = setting(
-        "float32", choices=("float32", "bfloat16", "float16"), help="of the frozen backbone while it embeds patches"
+        "float32",
+        choices=PRECISIONS,
+        help="of the frozen backbone while it embeds patches; int8 on a CPU, with torchao installed",
+    )
+    embedding_compile: bool = setting(
+        False, help="compile the frozen backbone first: a minute for Hibou-L, then it embeds faster"
     )
     embedding_store: Optional[Path] = setting(None, help="folder of patch embeddings (default: in the output folder)")
     embedding_batch_size: int = setting(64, help="patches at once through the frozen backbone")
@@ -72,6 +78,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse values out of range, before any work."""
+        check_precision(self.embedding_dtype)
         for field in (
             "epochs",
             "batch_size",

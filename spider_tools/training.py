@@ -167,6 +167,7 @@ class TrainingRun:
         settings = EmbeddingSettings(
             folder=self.settings.embedding_store or self.settings.run_folder / "embeddings",
             dtype=self.settings.embedding_dtype,
+            compile=self.settings.embedding_compile,
             batch_size=self.settings.embedding_batch_size,
             num_workers=self.settings.num_workers,
         )

@@ -256,7 +256,7 @@ def test_the_fingerprint_is_the_same_in_all_versions_of_transformers(model):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"dtype": "int8"}, "`dtype` must be one of .*'float32'.* got 'int8'"),
+        ({"dtype": "float8"}, "must be one of .*'float32'.* got 'float8'"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"shard_size": -3}, "`shard_size` must be at least 1, got -3"),
         ({"num_workers": -1}, "`num_workers` must be at least 0, got -1"),

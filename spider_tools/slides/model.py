@@ -6,14 +6,21 @@ from typing import Any
 import torch
 
 from .. import remote
-from ..features import DTYPES, store_content
-from ..patches import PatchNormalizer
+from ..embedder import PatchEmbedder, float_dtype
+from ..features import store_content
 from ..weights import load_spider
 from .settings import SlideSettings
 
 
 class SlideModel:
-    """A SPIDER model whose backbone runs in a dtype of its own, and whose head runs in float32.
+    """A SPIDER model whose backbone runs in a precision of its own, and whose head runs in float32.
+
+    Args:
+        model: A `SpiderForImageClassification`, which is changed.
+        image_processor: Its `SpiderImageProcessor`.
+        device: Where both run.
+        dtype: Of the backbone, one of `embedder.PRECISIONS`.
+        compiled: Whether to compile the backbone.
 
     Attributes:
         config: The model's configuration.
@@ -21,15 +28,22 @@ class SlideModel:
         head_sha256: Of the weights of the head.
     """
 
-    def __init__(self, model: Any, image_processor: Any, device: torch.device, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        model: Any,
+        image_processor: Any,
+        device: torch.device,
+        dtype: str = "float32",
+        compiled: bool = False,
+    ) -> None:
         model = model.float().eval()
         self.config = model.config
         self.content = store_content(None, model, image_processor, dtype)  # type: ignore[arg-type]
         self.head_sha256 = _head_sha256(model)
-        self._dtype = DTYPES[dtype]
+        self._dtype = float_dtype(dtype)
         model.backbone.to(self._dtype)
         self._model = model.to(device)
-        self._normalize = PatchNormalizer(image_processor)
+        self._embed = PatchEmbedder(model, image_processor, device, dtype, compiled)
         self._device = device
 
     @classmethod
@@ -42,7 +56,7 @@ class SlideModel:
         """
         model = load_spider(settings.model, settings.revision)
         image_processor = remote.image_processor_class().from_pretrained(settings.model, revision=settings.revision)
-        return cls(model, image_processor, device, settings.dtype)
+        return cls(model, image_processor, device, settings.dtype, settings.compile)
 
     @property
     def pin_memory(self) -> bool:
@@ -54,11 +68,9 @@ class SlideModel:
         """Bytes of one embedding."""
         return self._dtype.itemsize * self.config.backbone_config.hidden_size
 
-    @torch.no_grad()
     def embed(self, patches: torch.Tensor) -> torch.Tensor:
         """Embeddings `(n, hidden)` on the device, in the backbone's dtype, of patches, uint8 `(n, P, P, 3)`."""
-        patches = patches.to(self._device, non_blocking=True)
-        return self._model.embed_patches(self._normalize(patches).to(self._dtype))
+        return self._embed(patches)
 
     @torch.no_grad()
     def classify(self, patch_embeddings: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:

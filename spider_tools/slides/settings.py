@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..embedder import PRECISIONS, check_precision
 from ..flags import setting
 
 
@@ -27,13 +28,15 @@ class SlideSettings:
     )
     min_tissue: float = setting(0.1, help="least share of tissue in a cell of the map, 0 to 1")
     tiles: bool = setting(False, help="also write one square per prediction into prediction.geojson")
-    dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"), help="of the backbone")
+    dtype: str = setting("float32", choices=PRECISIONS, help="of the backbone; int8 on a CPU, with torchao installed")
+    compile: bool = setting(False, help="compile the backbone first: a minute for Hibou-L, then it is faster")
     batch_size: int = setting(64, help="patches at once through the backbone")
     num_workers: int = setting(2, help="processes that read each slide")
     save_every: float = setting(30.0, help="seconds of embedding that a killed run loses at most")
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
+        check_precision(self.dtype)
         for field in ("stride", "batch_size"):
             value = getattr(self, field)
             if value is not None and value < 1:
