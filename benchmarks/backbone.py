@@ -11,7 +11,7 @@ import torch
 from .measuring import Goal, Options, Section, Way, alternate, comparison
 from .models import SMALL, PlainDinov2, flops_per_patch, random_model
 
-# Largest mean-square difference from float32 in float64, as a share of the embeddings' variance, that rounding explains.
+# Largest mean square of a difference, as a share of the embeddings' variance, that rounding explains.
 TOLERANCE = {"float32": 1e-8, "bfloat16": 1e-2, "float16": 1e-3}
 GOALS = {"cpu": 0.85, "cuda": 0.6}
 
@@ -45,9 +45,9 @@ def _in(dtype: str, model: Any, options: Options) -> Section:
     best = max(row["share of the limit"] for row in rows)
     goals = [Goal("the best way's share of the limit", best, GOALS[device.type])] if dtype == "bfloat16" else []
     notes = (
-        f"{'A tiny backbone' if options.quick else 'Hibou-L'} of random weights, {patches} patches at once; a patch takes "
-        f"{flops_per_patch(backbone.config) / 1e9:.0f} GFLOP. The limit is a product of two {size} x {size} matrices: "
-        f"{limit / 1e9:.0f} GFLOP/s."
+        f"{'A tiny backbone' if options.quick else 'Hibou-L'} of random weights, {patches} patches at once; a patch "
+        f"takes {flops_per_patch(backbone.config) / 1e9:.0f} GFLOP. The limit is a product of two {size} x {size} "
+        f"matrices: {limit / 1e9:.0f} GFLOP/s."
     )
     return Section(f"Backbone in {dtype}", notes, rows, goals)
 

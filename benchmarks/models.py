@@ -65,11 +65,13 @@ def flops_per_patch(config: Any) -> float:
     Args:
         config: Of the backbone.
     """
-    tokens = (config.image_size // config.patch_size) ** 2 + 1 + config.num_register_tokens
+    squares = (config.image_size // config.patch_size) ** 2
+    tokens = squares + 1 + config.num_register_tokens
     hidden = config.hidden_size
     inner = (int(hidden * config.mlp_ratio * 2 / 3) + 7) // 8 * 8
     per_token = 4 * hidden**2 + 3 * hidden * inner + 2 * tokens * hidden
-    return 2.0 * tokens * (config.num_hidden_layers * per_token) + 2.0 * (tokens - 1) * 3 * config.patch_size**2 * hidden
+    projection = squares * 3 * config.patch_size**2 * hidden
+    return 2.0 * (tokens * config.num_hidden_layers * per_token + projection)
 
 
 def _layers(backbone: Any) -> Any:
