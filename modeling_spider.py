@@ -190,7 +190,8 @@ class SpiderForImageClassification(PreTrainedModel):
             return self.backbone(pixel_values).pooler_output
         with torch.no_grad():
             chunks = pixel_values.split(self.config.backbone_batch_size)
-            return torch.cat([self.backbone(chunk).pooler_output for chunk in chunks])
+            # The class token is a view of all tokens of its patch, which would stay in memory with it.
+            return torch.cat([self.backbone(chunk).pooler_output.clone() for chunk in chunks])
 
     def classify_grid(
         self, patch_embeddings: torch.Tensor, context_mask: Optional[torch.Tensor] = None

@@ -46,6 +46,8 @@ def run(row: str, options: Options, folder: Path) -> bool:
 
 
 def _measure(row: str, options: Options, sender: Any) -> None:
+    # Loaders of a row start their workers as those of a script do: workers that are spawned import everything anew.
+    multiprocessing.set_start_method(None, force=True)
     measured = {"date": datetime.date.today().isoformat(), "machine": machine(options.device)}
     sections = importlib.import_module(f"{__package__}.{row}").measure(options)
     sender.send({**measured, "sections": [asdict(section) for section in sections]})

@@ -21,6 +21,7 @@ from transformers import get_cosine_schedule_with_warmup
 from . import remote
 from .batches import (
     BatchPlan,
+    EmbeddedBatchLoader,
     EmbeddedRegions,
     MicroBatchSampler,
     PixelRegions,
@@ -30,6 +31,7 @@ from .batches import (
 )
 from .checkpoints import Checkpoints, Progress, find_checkpoint
 from .data import DataSettings, RegionData, load_regions
+from .dropout import speed_up_dropout
 from .export import save_model_folder
 from .features import EmbeddingSettings, embed_patches_once
 from .flags import as_json
@@ -182,6 +184,8 @@ class TrainingRun:
 
     def _prepare_training(self, model: Any, dataset: Any) -> None:
         settings, accelerator = self.settings, self.accelerator
+        if accelerator.device.type == "cpu":
+            speed_up_dropout(model)
         model.train()
         self._accumulation = settings.gradient_accumulation_steps
         plan = BatchPlan(
@@ -196,7 +200,12 @@ class TrainingRun:
         self._steps_per_epoch = plan.steps(self._regions)
         weights = class_weights_of(dataset.grid.labels, len(self.class_names), settings.class_weights)
         self._sampler = MicroBatchSampler(plan, dataset.grid, weights, accelerator.process_index, self._accumulation)
-        self._loader = micro_batch_loader(dataset, self._sampler, self._loading_workers)
+        self._loader: Any
+        if settings.train_backbone == "frozen":
+            pin_memory = accelerator.device.type == "cuda"
+            self._loader = EmbeddedBatchLoader(dataset, self._sampler, pin_memory)
+        else:
+            self._loader = micro_batch_loader(dataset, self._sampler, settings.num_workers)
         optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=settings.learning_rate,
@@ -249,7 +258,7 @@ class TrainingRun:
         accelerator = self.accelerator
         total = torch.zeros(2, device=accelerator.device)
         for number in range(self._accumulation):
-            batch = send_to_device(next(batches), accelerator.device)
+            batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
             last = number == self._accumulation - 1
             with nullcontext() if last else accelerator.no_sync(self.classifier):
                 logits = self.classifier(batch)

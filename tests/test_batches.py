@@ -1,11 +1,14 @@
 """Batches: every region once, equal whatever the number of processes, and weights that add up."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from spider_tools.batches import (
     BatchPlan,
+    EmbeddedBatchLoader,
     EmbeddedRegions,
     MicroBatch,
     MicroBatchSampler,
@@ -172,6 +175,62 @@ def test_loading_leaves_torchs_random_state_alone(grid, store, workers):
     batches = list(micro_batch_loader(EmbeddedRegions(grid, store), sampler, workers))
     assert torch.equal(torch.get_rng_state(), before)
     assert sum(len(batch["labels"]) for batch in batches) == REGIONS
+
+
+@pytest.mark.parametrize("first_step", [0, 3])
+def test_reading_ahead_brings_the_batches_of_the_sampler_in_order(grid, store, first_step):
+    regions = EmbeddedRegions(grid, store)
+    sampler = MicroBatchSampler(BatchPlan(2, seed=3, context_dropout=0.4), grid, np.ones(3), 0, 1)
+    sampler.start_at(1, first_step)
+    expected = [regions[batch] for batch in sampler]
+    before = torch.get_rng_state()
+
+    found = list(EmbeddedBatchLoader(regions, sampler))
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(found) == len(expected) == 12 - first_step
+    for batch, other in zip(found, expected):
+        assert batch.keys() == other.keys()
+        for key, tensor in batch.items():
+            assert torch.equal(tensor, other[key])
+
+
+def test_batches_are_read_while_the_model_works_on_an_earlier_one():
+    read = {number: threading.Event() for number in range(9)}
+
+    class Regions:
+        def __getitem__(self, number):
+            read[number].set()
+            return {"number": torch.tensor(number)}
+
+    batches = iter(EmbeddedBatchLoader(Regions(), range(9)))
+    assert next(batches)["number"] == 0
+    assert read[1].wait(timeout=10)
+    assert not read[8].is_set(), "memory holds a few batches, not the epoch"
+    assert [int(batch["number"]) for batch in batches] == list(range(1, 9))
+
+
+def test_an_error_in_reading_ahead_is_raised_where_its_batch_would_come():
+    class Regions:
+        def __getitem__(self, number):
+            if number == 2:
+                raise OSError("the disk is gone")
+            return {"number": torch.tensor(number)}
+
+    batches = iter(EmbeddedBatchLoader(Regions(), range(9)))
+    assert [int(next(batches)["number"]) for _ in range(2)] == [0, 1]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+
+
+def test_an_epoch_that_is_left_leaves_no_thread_behind(grid, store):
+    before = threading.active_count()
+    sampler = MicroBatchSampler(BatchPlan(2), grid, np.ones(3), 0, 1)
+    batches = iter(EmbeddedBatchLoader(EmbeddedRegions(grid, store), sampler))
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
 
 
 def test_evaluation_brings_every_region_once_in_order_with_all_its_context(grid, store):

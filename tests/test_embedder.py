@@ -82,12 +82,12 @@ def test_without_a_compiler_the_error_says_what_is_missing(make_model, processor
     monkeypatch.setattr(config.cpp, "cxx", (str(tmp_path / "no-compiler"),))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch.compiler.reset()
-    with pytest.raises(RuntimeError, match="cannot be compiled here. Expected a working C\\+\\+ compiler"):
+    with pytest.raises(RuntimeError, match=r"cannot be compiled here\. Expected a working C\+\+ compiler"):
         PatchEmbedder(make_model(), processor.image_processor, CPU, compiled=True)
 
 
 def test_unknown_precisions_are_refused():
-    with pytest.raises(ValueError, match="must be one of .*'int8'.* got 'float8'"):
+    with pytest.raises(ValueError, match=r"must be one of .*'int8'.* got 'float8'"):
         check_precision("float8")
 
 

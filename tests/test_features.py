@@ -7,6 +7,7 @@ import copy
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -136,6 +137,17 @@ def test_other_dtypes_come_close_and_have_their_own_store(embed, settings, dtype
     assert exact.folder != rounded.folder
     left, right = exact[exact.rows(NAMES)].float(), rounded[rounded.rows(NAMES)].float()
     assert 0 < (left - right).norm() < 0.05 * left.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++) on this machine")
+def test_a_compiled_backbone_goes_on_in_the_store_of_one_that_is_not(embed, model, settings, source):
+    plain = embed(NAMES[:10])
+    source.names_read()
+    both = embed(NAMES, settings=replace(settings, compile=True))
+    assert both.folder == plain.folder
+    assert source.names_read() == sorted(NAMES[10:])
+    torch.testing.assert_close(both[both.rows(NAMES)].float(), one_by_one(model, NAMES), atol=2e-3, rtol=1e-3)
 
 
 def test_the_model_is_left_as_it_was(embed, settings, make_model):

@@ -1,6 +1,7 @@
 """The promise of the tool: every patch is embedded once, and the result is that of one region after the other."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -152,6 +153,19 @@ def test_the_backbone_may_run_in_bfloat16(tmp_path, make_model, processor, setti
         logits[dtype] = classified(slide, model, SlideSettings("m", tmp_path / dtype, num_workers=0))[2]
     difference = np.abs(logits["float32"] - logits["bfloat16"])
     assert 0 < difference.mean() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++) on this machine")
+def test_the_backbone_may_be_compiled(tmp_path, make_model, processor):
+    slide = open_slide(write_pyramid(tmp_path / "s.tif", draw_slide(300, 220, seed=8), 0.5))
+    logits = []
+    for compiled in (False, True):
+        model = SlideModel(make_model(), processor.image_processor, torch.device("cpu"), compiled=compiled)
+        folder = tmp_path / str(compiled)
+        folder.mkdir()
+        logits.append(classified(slide, model, SlideSettings("m", folder, num_workers=0))[2])
+    np.testing.assert_allclose(*logits, atol=1e-4)
 
 
 def test_neighbours_are_read_together():
