@@ -36,7 +36,7 @@ def _in(dtype: str, model: Any, options: Options) -> Section:
     _check_agreement(ways, dtype)
     size = 256 if options.quick else 4096 if device.type == "cpu" else 8192
     left, right = (torch.randn(size, size, device=device, dtype=backbone.dtype) for _ in range(2))
-    rounds = 2 if options.quick else 5
+    rounds = 2 if options.quick else 3
     seconds = alternate({**ways, "limit": lambda: left @ right.T}, rounds, device)
     limit = 2 * size**3 / statistics.median(seconds.pop("limit"))
     rows = comparison(seconds, patches, "patch", "plain DINOv2")

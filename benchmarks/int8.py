@@ -47,7 +47,7 @@ def speed_and_drift(options: Options) -> Section:
     logits = {name: model.classify_grid(embedding[grid]) for name, embedding in embeddings.items()}
     seconds = alternate(
         {name: lambda embed=embed: embed(patches) for name, embed in embedders.items()},
-        2 if options.quick else 5,
+        2 if options.quick else 3,
         options.device,
     )
     rows = comparison(seconds, len(patches), "patch", "bfloat16, compiled")

@@ -144,6 +144,26 @@ def spread(times: list[float]) -> float:
     return (max(times) - min(times)) / statistics.median(times)
 
 
+def peak_bytes(way: Way, device: torch.device) -> float:
+    """Memory that one run takes at most beyond what was in use before: the GPU's, or on a CPU the process's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        way()
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = _resident("VmRSS")
+    way()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return float(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}, which only Linux tells.")
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
     import accelerate

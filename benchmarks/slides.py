@@ -1,127 +1,182 @@
-"""Whole slides, measured: `python benchmarks/slides.py {slide,hibou,gigapixel} --help`.
+"""Whole slides: every patch embedded once while the next ones are read, beside region by region and embeddings alone.
 
-- `slide`: a slide and a model, our way beside the plain way, in which every region is cut and classified by itself.
-- `hibou`: the same with Hibou-L of random weights in bfloat16, the plain way on some of the regions.
-- `gigapixel`: a slide of 100,000 x 80,000 px, drawn here, tissue on a few percent, beside a limit of memory.
+- Ours is `segment_slide`, as a user starts it. Its reading, embedding and classification are what the other ways do
+  too; the tissue mask, pictures and tables come on top, and are told apart by what slide.json says.
+- Region by region: some of the regions, each cut out and classified by itself.
+- Embeddings alone: `SlideModel.embed` on the same batches, which are in memory already.
 
-Every way runs in a process of its own. Memory is the proportional set size of that process and its readers, sampled
-twice a second, since sampling slows what it samples; pages of mapped files count. Times leave out starting Python and
-loading the model. `seconds` are those of reading, embedding and classifying, which both ways do.
+Memory is that of one run in a process of its own and its readers, Python, libraries and the model included, as the
+proportional set size, sampled twice a second; those runs are not timed. What takes too long for every run:
+
+    python -m benchmarks.slides --gigapixel     a slide of 100,000 x 80,000 px beside a limit of memory
+    python -m benchmarks.slides --hibou         the real slide with Hibou-L in bfloat16
 """
 
 import argparse
-import json
+import dataclasses
 import multiprocessing
+import os
+import statistics
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from safetensors import safe_open
 
 from spider_tools import remote
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.model import SlideModel
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.segmentation import SlideTask, segment_slide
-from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.tissue import find_tissue
-from spider_tools.slides.view import SlideView, model_scale
 
-CLASS_NAMES = [f"Class {number}" for number in range(13)]
-TILE = 512
+from .drawn_slide import draw_slide
+from .measuring import Goal, Options, Section, alternate, spread
+from .models import SMALL, VIT_S, random_model
+from .slide_ways import Alone, Case, Ours, Places, Plain
 
-
-def load(name: str, dtype: str) -> tuple[Any, Any]:
-    """A model and its image processor: a folder, or "hibou-L" for the published sizes with random weights."""
-    if name != "hibou-L":
-        model = remote.model_class().from_pretrained(name)
-        return model, remote.image_processor_class().from_pretrained(name)
-    torch.manual_seed(0)
-    model = remote.model_class()(remote.config_class()(class_names=CLASS_NAMES)).eval()
-    return model, remote.image_processor_class()()
+REAL_SLIDE = remote.REPOSITORY_ROOT.parent / "shared/slides/CMU-1-Small-Region.svs"
+GIGAPIXEL = (100_000, 80_000)
+DRAWN = (16_000, 12_000)
+WAYS = PLAIN, OURS, ALONE = "region by region", "ours", "embeddings alone"
+# Largest difference of probabilities, and of embeddings as a share of the largest one: batches of another size round
+# differently.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
 
 
-def our_way(slide: Path, name: str, dtype: str, folder: Path, regions: int) -> dict[str, Any]:
-    model = SlideModel(*load(name, dtype), torch.device("cpu"), dtype)
-    settings = SlideSettings(name, folder, dtype=dtype, batch_size=32)
-    started = time.perf_counter()
-    result = segment_slide(SlideTask(slide, "slide"), model, settings)
-    seconds = time.perf_counter() - started
-    parts = json.loads((folder / "slide" / "slide.json").read_text())["seconds"]
-    return {
-        "regions": result.predicted,
-        "forwards": result.embedded,
-        "seconds": parts["embedding"] + parts["classification"],
-        "seconds_with_tissue_pictures_and_tables": seconds,
+def measure(options: Options) -> list[Section]:
+    """The real slide, where it is there, and a drawn one."""
+    _start_processes_as_usual()
+    if options.quick:
+        with drawn((5_000, 4_000)) as path:
+            case = Case(path, SMALL, options.device, batch_size=16, regions=2, rounds=1, memory=False)
+            return [compare(case, "A drawn slide, a small backbone", bound=None)]
+    case = full_case(options.device)
+    named = "Hibou-L in bfloat16" if case.backbone is None else "ViT-S in float32"
+    sections = []
+    if REAL_SLIDE.exists():
+        sections.append(compare(case, f"A real slide, {named}"))
+    # A GPU is through the smaller one in a second.
+    size = GIGAPIXEL if options.device.type == "cuda" else DRAWN
+    with drawn(size) as path:
+        sections.append(compare(dataclasses.replace(case, slide=path, rounds=2), f"A drawn slide, {named}"))
+        small = dataclasses.replace(case, slide=path, backbone=SMALL, dtype="float32", regions=20)
+        sections.append(compare(small, "A drawn slide, a small backbone", bound=None))
+    if not REAL_SLIDE.exists():
+        note = "The real slide was not measured: it is not on this machine. "
+        sections[0] = dataclasses.replace(sections[0], notes=note + sections[0].notes)
+    return sections
+
+
+def full_case(device: torch.device, hibou: bool = False) -> Case:
+    """The real slide with what a device is used for: Hibou-L on a GPU, less than that on a CPU unless `hibou`."""
+    if device.type == "cuda":
+        return Case(REAL_SLIDE, None, device, "bfloat16", batch_size=256, workers=os.cpu_count() or 2, regions=50)
+    if hibou:
+        return Case(REAL_SLIDE, None, device, "bfloat16", regions=2, rounds=2)
+    return Case(REAL_SLIDE, VIT_S, device)
+
+
+@contextmanager
+def drawn(size: tuple[int, int]) -> Iterator[Path]:
+    """A drawn slide of this size in px, while it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "drawn.tif"
+        draw_slide(path, *size)
+        yield path
+
+
+def compare(case: Case, title: str, bound: Optional[float] = 1.15) -> Section:
+    """All ways on one slide.
+
+    Args:
+        case: The slide and the model.
+        title: Of the table.
+        bound: How many times the seconds of the embeddings alone ours may take, None for no goal.
+    """
+    run = in_own_process if case.memory else _in_this_process
+    with tempfile.TemporaryDirectory() as folder:
+        counts, ours_bytes = run(_run_ours, case, Path(folder))
+        _, plain_bytes = run(_run_plain, dataclasses.replace(case, regions=1))
+        ours = Ours(case)
+        places = Places(case.slide, ours.model.config)
+        plain, alone = Plain(case, places), Alone(ours.model, places, case.batch_size)
+        check_agreement(Path(folder) / "slide", plain, alone, TOLERANCES[case.dtype])
+    seconds = alternate(dict(zip(WAYS, (plain, ours, alone))), case.rounds, case.device, warm_up=0)
+    predicted, embedded, regions = counts["predicted"], counts["embedded"], len(plain.chosen)
+    rows = [
+        _row(f"{PLAIN}, {regions} of them", (regions, plain.embedded), seconds[PLAIN], plain_bytes),
+        _row("ours: reading, embedding, classification", (predicted, embedded), ours.seconds, None),
+        _row("ours with tissue, pictures and tables", (predicted, embedded), seconds[OURS], ours_bytes),
+        _row(ALONE, (predicted, len(places.corners)), seconds[ALONE], None),
+    ]
+    for row in rows:
+        row["times embeddings alone"] = row["ms per predicted patch"] / rows[-1]["ms per predicted patch"]
+    text = "reading, embedding and classification, times the embeddings alone"
+    goals = [] if bound is None else [Goal(text, rows[1]["times embeddings alone"], bound, at_least=False)]
+    return Section(title, _notes(case, places), rows, goals)
+
+
+def check_agreement(folder: Path, plain: Plain, alone: Alone, tolerance: float) -> None:
+    """Refuse to time ways that say different things.
+
+    Args:
+        folder: With the results of ours.
+        plain: Is run, and its probabilities are compared.
+        alone: Its first batch is embedded and compared.
+        tolerance: See `TOLERANCES`.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    table = pq.read_table(folder / "predictions.parquet")
+    columns = [name for name in table.column_names if name.startswith("probability: ")]
+    ours = np.stack([table[name].to_numpy() for name in columns], axis=1)[plain.chosen]
+    with safe_open(folder / "embeddings.safetensors", framework="pt") as file:
+        saved, xy = file.get_tensor("embeddings").float(), file.get_tensor("xy").numpy()
+    if not np.array_equal(xy[np.lexsort(xy.T)], plain.places.corners[np.lexsort(plain.places.corners.T)]):
+        raise RuntimeError(f"ours embedded other patches: {len(xy)}, expected {len(plain.places.corners)}")
+    row_of = {(x, y): row for row, (x, y) in enumerate(xy.tolist())}
+    first = [row_of[x, y] for x, y in plain.places.corners[: len(alone.batches[0])].tolist()]
+    embeddings = alone.model.embed(alone.batches[0]).float().cpu()
+    differences = {
+        "probabilities, region by region": float(np.abs(plain() - ours).max()),
+        "embeddings": float((embeddings - saved[first]).abs().max() / saved.abs().max()),
     }
+    if not max(differences.values()) <= tolerance:
+        raise RuntimeError(f"differences to ours: {differences}, allowed {tolerance}")
 
 
-def plain_way(slide: Path, name: str, dtype: str, folder: Path, regions: int) -> dict[str, Any]:
-    """Some of the regions, spread over the tissue."""
-    model, image_processor = load(name, dtype)
-    model.backbone.to(getattr(torch, dtype))
-    opened = open_slide(slide)
-    view = SlideView(opened, model_scale(opened, model.config.mpp, 0.02))
-    lattice = Lattice.on(view, model.config, model.config.patch_size)
-    positions = np.argwhere(find_tissue(opened, lattice).cells(lattice, 0.1))
-    positions = positions[np.linspace(0, len(positions) - 1, min(regions, len(positions))).astype(int)]
-    started, forwards = time.perf_counter(), 0
-    for corner in lattice.corners(positions):
-        pixels, mask = cut(view, corner, model.config)
-        inputs = image_processor(pixels, return_tensors="pt")
-        with torch.no_grad():
-            model(inputs["pixel_values"].to(model.dtype), context_mask=mask)
-        forwards += int(mask.sum())
-    return {"regions": len(positions), "forwards": forwards, "seconds": time.perf_counter() - started}
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """What a function returns in a new process, and the peak memory of that process and its children in bytes.
 
-
-def cut(view: SlideView, corner: np.ndarray, config: Any) -> tuple[np.ndarray, torch.Tensor]:
-    """One region `(1120, 1120, 3)` around a patch, white beyond the slide, and its mask `(1, 25)`."""
-    side, margin = config.region_size, config.context_size // 2 * config.patch_size
-    start, end = corner - margin, corner - margin + side
-    low, high = np.maximum(start, 0), np.minimum(end, view.size)
-    pixels = np.full((side, side, 3), 255, dtype=np.uint8)
-    inside = view.read(tuple(low.tolist()), tuple((high - low).tolist()))
-    pixels[low[1] - start[1] : high[1] - start[1], low[0] - start[0] : high[0] - start[0]] = inside
-    first = start[:, None] + np.arange(config.context_size) * config.patch_size
-    present = (first >= 0) & (first + config.patch_size <= np.array(view.size)[:, None])
-    return pixels, torch.from_numpy(np.outer(present[1], present[0]).reshape(1, -1))
-
-
-def measured(way: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What a way returns, and its peak memory in MB."""
+    Raises:
+        RuntimeError: It failed.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, way, arguments))
+    process = context.Process(target=_send, args=(sender, function, arguments))
     process.start()
+    sender.close()
     peak = 0
     while process.is_alive():
         peak = max(peak, memory_of(process.pid))
         time.sleep(0.5)
     if process.exitcode:
-        raise SystemExit(f"{way.__name__} failed")
-    return {**receiver.recv(), "peak_mb": peak / 1e6}
+        raise RuntimeError(f"{function.__name__} failed in its process, exit status {process.exitcode}")
+    return receiver.recv(), peak
 
 
-def _send(sender: Any, way: Callable[..., dict[str, Any]], arguments: Any) -> None:
-    sender.send(way(*arguments))
-
-
-def memory_of(pid: int) -> int:
-    """Bytes of a process and all that it has started; pages that they share count once."""
-    total = 0
+def memory_of(pid: Optional[int]) -> int:
+    """Bytes of a process and all that it has started; pages that they share count once, pages of mapped files too."""
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
+    total = 0
     for process in family:
         try:
             total += process.memory_full_info().pss
@@ -130,110 +185,87 @@ def memory_of(pid: int) -> int:
     return total
 
 
-def compare(slide: Path, name: str, dtype: str, plain_regions: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        ours = measured(our_way, slide, name, dtype, Path(folder), 0)
-    plain = measured(plain_way, slide, name, dtype, Path(), plain_regions)
-    per_region = [way["seconds"] / way["regions"] for way in (plain, ours)]
-    forwards = [way["forwards"] / way["regions"] for way in (plain, ours)]
+def gigapixel(limit_gib: float, device: torch.device) -> Section:
+    """Ours on a slide of eight gigapixels, with a small backbone, which leaves the most to reading and memory."""
+    with drawn(GIGAPIXEL) as path, tempfile.TemporaryDirectory() as folder:
+        case = dataclasses.replace(full_case(device), slide=path, backbone=SMALL, dtype="float32")
+        counts, peak = in_own_process(_run_ours, case, Path(folder))
+    patches = (counts["predicted"], counts["embedded"])
+    rows = [
+        _row("ours: reading, embedding, classification", patches, [counts["seconds"]], None),
+        _row("ours with tissue, pictures and tables", patches, [counts["whole"]], peak),
+    ]
+    notes = f"{GIGAPIXEL[0]} x {GIGAPIXEL[1]} px at 0.25 um/px, a small backbone, {case.workers} readers, one run."
+    return Section("A drawn slide of eight gigapixels", notes, rows, [Goal("GiB", peak / 2**30, limit_gib, False)])
+
+
+def _run_ours(case: Case, folder: Path) -> dict[str, Any]:
+    ours = Ours(case)
+    started = time.perf_counter()
+    counts = ours.write_to(folder)
+    return {**counts, "seconds": ours.seconds[0], "whole": time.perf_counter() - started}
+
+
+def _run_plain(case: Case) -> None:
+    Plain(case, Places(case.slide, random_model(case.backbone).config))()
+
+
+def _in_this_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, None]:
+    return function(*arguments), None
+
+
+def _start_processes_as_usual() -> None:
+    """A process that was spawned would spawn its readers too: each would take seconds to import its libraries."""
+    multiprocessing.set_start_method(None, force=True)
+
+
+def _send(sender: Any, function: Callable[..., Any], arguments: Any) -> None:
+    _start_processes_as_usual()
+    sender.send(function(*arguments))
+
+
+def _row(way: str, patches: tuple[int, int], seconds: list[float], peak: Optional[int]) -> dict[str, Any]:
+    """Of the table; `patches` are those that got a class, and those that went through the backbone for it."""
+    predicted, embedded = patches
     return {
-        "ours": ours,
-        "plain": plain,
-        "forwards_per_region": {"plain": forwards[0], "ours": forwards[1], "ratio": forwards[0] / forwards[1]},
-        "seconds_per_region": {"plain": per_region[0], "ours": per_region[1], "ratio": per_region[0] / per_region[1]},
+        "way": way,
+        "predicted": predicted,
+        "embedded": embedded,
+        "forwards per predicted patch": embedded / predicted,
+        "s": statistics.median(seconds),
+        "spread": f"{spread(seconds):.0%}",
+        "ms per predicted patch": statistics.median(seconds) / predicted * 1e3,
+        "peak MB": "" if peak is None else peak / 1e6,
     }
 
 
-def gigapixel(width: int, height: int, name: str, limit_gib: float, plain_regions: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "gigapixel.tif"
-        started = time.perf_counter()
-        tissue = draw_gigapixel(path, width, height)
-        drawn = {"tissue_share": tissue, "file_mb": path.stat().st_size / 1e6, "draw_s": time.perf_counter() - started}
-        result = {"slide": f"{width} x {height} px", **drawn, **compare(path, name, "float32", plain_regions)}
-    if result["ours"]["peak_mb"] > limit_gib * 1024**3 / 1e6:
-        raise SystemExit(f"{json.dumps(result, indent=2)}\nMore than {limit_gib} GiB of memory.")
-    return result
-
-
-def draw_gigapixel(path: Path, width: int, height: int) -> float:
-    """Write a pyramid of 0.25 um/px tile by tile, and return the share of its tiles that hold tissue."""
-    from tifffile import TiffWriter
-
-    rng = np.random.default_rng(0)
-    kinds = [tissue_tile(rng) for _ in range(48)]
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    y, x = np.mgrid[:rows, :columns] / np.array([rows, columns]).reshape(2, 1, 1)
-    inside = np.zeros((rows, columns), dtype=bool)
-    for center_x, center_y, radius_x, radius_y in [
-        (0.2, 0.3, 0.09, 0.1),
-        (0.55, 0.7, 0.12, 0.07),
-        (0.85, 0.2, 0.04, 0.05),
-    ]:
-        inside |= ((x - center_x) / radius_x) ** 2 + ((y - center_y) / radius_y) ** 2 < 1
-    kind_of = np.where(inside, rng.integers(0, len(kinds), inside.shape), -1)
-    with TiffWriter(path, bigtiff=True) as file:
-        for factor in (1, 4, 16, 64):
-            file.write(
-                pyramid_tiles(kinds, kind_of, factor, (height // factor, width // factor)),
-                shape=(height // factor, width // factor, 3),
-                dtype=np.uint8,
-                tile=(TILE, TILE),
-                photometric="rgb",
-                compression="deflate",
-                subfiletype=int(factor > 1),
-                resolution=(1e4 / 0.25 / factor,) * 2,
-                resolutionunit="CENTIMETER",
-                metadata=None,
-            )
-    return float(inside.mean())
-
-
-def tissue_tile(rng: np.random.Generator) -> np.ndarray:
-    """uint8 `(TILE, TILE, 3)`: nuclei-like dots on pink."""
-    coarse = rng.integers(0, 60, (TILE // 8, TILE // 8, 3)).repeat(8, axis=0).repeat(8, axis=1)
-    dots = rng.random((TILE // 16, TILE // 16, 1)) < rng.uniform(0.05, 0.4)
-    dark = dots.repeat(16, axis=0).repeat(16, axis=1) * np.array([110, 70, 40])
-    return np.clip(np.array([230, 150, 200]) - coarse - dark, 0, 255).astype(np.uint8)
-
-
-def pyramid_tiles(kinds: list[np.ndarray], kind_of: np.ndarray, factor: int, shape: tuple[int, int]) -> Iterator[bytes]:
-    """Encoded tiles of one level, row by row; those without tissue are encoded once."""
-    small = TILE // factor
-    glass = np.full((TILE, TILE, 3), 243, dtype=np.uint8)
-    reduced = [kind.reshape(small, factor, small, factor, 3).mean(axis=(1, 3)).astype(np.uint8) for kind in kinds]
-    encoded = {-1: zlib.compress(glass)} | (
-        {number: zlib.compress(kind) for number, kind in enumerate(kinds)} if factor == 1 else {}
+def _notes(case: Case, places: Places) -> str:
+    (width, height), mpp = places.view.slide.size, places.view.slide.mpp
+    return (
+        f"{width} x {height} px of {mpp[0]:g} um/px, read from level {places.view.level} at {places.view.mpp[0]:g} "
+        f"um/px; batches of {case.batch_size}, {case.workers} readers beside {torch.get_num_threads()} threads of the "
+        f"backbone; {case.rounds} rounds. A forward is one patch through the backbone."
     )
-    for row in range(-(-shape[0] // TILE)):
-        for column in range(-(-shape[1] // TILE)):
-            part = kind_of[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
-            if part.size == 1 or (part == -1).all():
-                yield encoded[int(part.flat[0])]
-                continue
-            tile = glass.copy()
-            for r, c in np.argwhere(part >= 0):
-                tile[r * small : (r + 1) * small, c * small : (c + 1) * small] = reduced[part[r, c]]
-            yield zlib.compress(tile)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("slide", "hibou", "gigapixel"))
-    root = remote.REPOSITORY_ROOT
-    parser.add_argument("--slide", type=Path, default=root.parent / "shared/slides/CMU-1-Small-Region.svs")
-    parser.add_argument("--model", default=str(root / "demo/model"), help="of slide and gigapixel")
-    parser.add_argument("--plain_regions", type=int, default=100, help="that the plain way classifies at most")
-    parser.add_argument("--size", type=int, nargs=2, default=(100_000, 80_000), help="of the gigapixel slide")
+    """Print what takes too long for every run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slides", description="Whole slides, the long runs.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--gigapixel", action="store_true", help="a slide of 100,000 x 80,000 px beside a limit of memory"
+    )
+    what.add_argument("--hibou", action="store_true", help="the real slide with Hibou-L in bfloat16")
     parser.add_argument("--limit_gib", type=float, default=8.0, help="of memory for the gigapixel slide")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
-    if given.what == "gigapixel":
-        result = gigapixel(*given.size, given.model, given.limit_gib, given.plain_regions)
-    elif given.what == "hibou":
-        result = compare(given.slide, "hibou-L", "bfloat16", given.plain_regions)
+    device = torch.device(given.device)
+    if given.hibou:
+        section = compare(full_case(device, hibou=True), "A real slide, Hibou-L in bfloat16")
     else:
-        result = compare(given.slide, given.model, "float32", given.plain_regions)
-    print(json.dumps({"threads": torch.get_num_threads(), **result}, indent=2))
+        section = gigapixel(given.limit_gib, device)
+    print(section.markdown())
+    sys.exit(0 if all(goal.met for goal in section.goals) else "A goal was missed.")
 
 
 if __name__ == "__main__":

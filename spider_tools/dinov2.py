@@ -191,7 +191,7 @@ def _check(found: FoundBackbone, pieces: Mapping[str, torch.Tensor], expected: M
             found.note("mis-shaped", [f"{name} ({piece}) {tuple(tensor.shape)}, expected {expected[piece]}"])
         if not tensor.dtype.is_floating_point:
             found.note("not of floating point", [f"{name} {tensor.dtype}"])
-        elif not bool(tensor.isfinite().all()):
+        elif not _all_finite(tensor):
             found.note("not finite", [name])
     mis_shaped = {entry.split(" ")[0] for entry in found.problems.get("mis-shaped", [])}
     missing = {found.name_of(piece) for piece in expected.keys() - pieces.keys()} - mis_shaped
@@ -199,6 +199,11 @@ def _check(found: FoundBackbone, pieces: Mapping[str, torch.Tensor], expected: M
     found.note("unused", sorted({found.name_of(piece) for piece in pieces.keys() - expected.keys()}))
     if any(found.problems.values()):
         raise found.refusal()
+
+
+def _all_finite(tensor: torch.Tensor) -> bool:
+    # NaN and infinities reach the extremes, and those take a tenth of the time of a mask of every value.
+    return tensor.numel() == 0 or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def _backbone_config(

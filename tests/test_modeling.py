@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -180,6 +181,19 @@ def test_micro_batches_change_neither_result_nor_bound(make_model, pixel_values,
         torch.testing.assert_close(logits, classify_by_loop(make_model(), pixel_values))
     assert sum(calls) == 75
     assert max(calls) == min(size, 75)
+
+
+def test_a_micro_batch_leaves_nothing_but_its_embeddings_in_memory(model):
+    tokens, alive = [], []
+
+    def watch(module, inputs, output):
+        alive.append(sum(reference() is not None for reference in tokens))
+        tokens.append(weakref.ref(output.last_hidden_state))
+
+    model.backbone.register_forward_hook(watch)
+    model.embed_patches(torch.randn(20, 3, 28, 28))
+    assert len(alive) == 3
+    assert max(alive) <= 1  # the last output may wait for its name to be used again
 
 
 def test_a_frozen_backbone_is_bounded_where_gradients_are_on(model, pixel_values):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..files import replacing
@@ -121,5 +122,6 @@ def bytes_writer(content: bytes) -> Callable[[Path], Any]:
 def as_png(figure: Figure) -> bytes:
     """A picture as the content of a PNG file."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    # `savefig` draws twice, the first time to find the layout, which drawing finds by itself.
+    FigureCanvasAgg(figure).print_png(content)
     return content.getvalue()
