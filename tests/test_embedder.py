@@ -79,10 +79,12 @@ def test_a_compiled_backbone_gives_the_same_for_any_number_of_patches_and_is_com
 def test_without_a_compiler_the_error_says_what_is_missing(make_model, processor, monkeypatch, tmp_path):
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", (str(tmp_path / "no-compiler"),))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch.compiler.reset()
-    with pytest.raises(RuntimeError, match=r"cannot be compiled here\. Expected a working C\+\+ compiler"):
+    with (
+        config.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)}),
+        pytest.raises(RuntimeError, match=r"cannot be compiled here\. Expected a working C\+\+ compiler"),
+    ):
         PatchEmbedder(make_model(), processor.image_processor, CPU, compiled=True)
 
 
