@@ -49,7 +49,6 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
 
 def measure(options: Options) -> list[Section]:
     """The real slide, where it is there, and a drawn one."""
-    _start_processes_as_usual()
     if options.quick:
         with drawn((5_000, 4_000)) as path:
             case = Case(path, SMALL, options.device, batch_size=16, regions=2, rounds=1, memory=False)
@@ -214,13 +213,9 @@ def _in_this_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any
     return function(*arguments), None
 
 
-def _start_processes_as_usual() -> None:
-    """A process that was spawned would spawn its readers too: each would take seconds to import its libraries."""
-    multiprocessing.set_start_method(None, force=True)
-
-
 def _send(sender: Any, function: Callable[..., Any], arguments: Any) -> None:
-    _start_processes_as_usual()
+    # A process that was spawned would spawn its readers too: each would take seconds to import its libraries.
+    multiprocessing.set_start_method(None, force=True)
     sender.send(function(*arguments))
 
 
