@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from spider_tools.data import DataSettings
-from spider_tools.evaluation import EvaluationSettings, evaluate_model
+from spider_tools.data.settings import DataSettings
+from spider_tools.evaluation.run import evaluate_model
+from spider_tools.evaluation.settings import EvaluationSettings
+from spider_tools.evaluation.tables import headline_table
 from spider_tools.flags import add_flags, take
-from spider_tools.logs import set_up_logging
-from spider_tools.reporting import headline_table
+from spider_tools.launching import set_up_logging
 
 # The model knows these; --seed is one flag for everything.
 _NO_FLAGS = ("context_size", "patch_size", "class_names", "seed")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from spider_tools.flags import add_flags, take
-from spider_tools.logs import set_up_logging
-from spider_tools.slides.runs import results_table, segment_slides
+from spider_tools.launching import set_up_logging
+from spider_tools.slides.many import results_table, segment_slides
 from spider_tools.slides.settings import SlideSettings
 
 

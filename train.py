@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from spider_tools.data import DataSettings
+from spider_tools.data.settings import DataSettings
 from spider_tools.flags import add_flags, take
-from spider_tools.logs import set_up_logging
-from spider_tools.settings import RECIPES, TrainingSettings
-from spider_tools.training import train
+from spider_tools.launching import set_up_logging
+from spider_tools.training.run import train
+from spider_tools.training.settings import RECIPES, TrainingSettings
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:

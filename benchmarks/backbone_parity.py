@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from independent_dinov2 import forward, in_transformers_4_names, random_state_dict, save_folder  # noqa: E402
 
-from spider_tools.weights import load_backbone  # noqa: E402
+from spider_tools.weights.loading import load_backbone  # noqa: E402
 
 SIZES = {"B": {"hidden": 768, "layers": 12, "width": 2048}, "L": {"hidden": 1024, "layers": 24, "width": 2736}}
 HEADS = {"B": 12, "L": 16}

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from spider_tools import remote
-from spider_tools.export import save_model_folder
+from spider_tools import remote_code
+from spider_tools.model_folder import save_model_folder
 
 from .measuring import Goal, Options, Section, spread
 from .models import SMALL, random_model
@@ -53,7 +53,7 @@ def measure(options: Options) -> list[Section]:
 def write_model(folder: Path, quick: bool) -> None:
     """A saved repository with Hibou-L's architecture, and its backbone alone in a folder of its own."""
     model = random_model(SMALL if quick else None)
-    save_model_folder(model, remote.image_processor_class()(), folder)
+    save_model_folder(model, remote_code.image_processor_class()(), folder)
     model.backbone.save_pretrained(folder / "backbone")
 
 
@@ -62,7 +62,7 @@ def in_fresh_process(way: str, folder: Path, options: Options) -> dict[str, Any]
     environment = os.environ | {"HF_MODULES_CACHE": str(folder.parent / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", f"{__package__}.fresh_process", way, str(folder), options.device.type]
     finished = subprocess.run(
-        command, env=environment, cwd=remote.REPOSITORY_ROOT, capture_output=True, text=True, check=False
+        command, env=environment, cwd=remote_code.REPOSITORY_ROOT, capture_output=True, text=True, check=False
     )
     if finished.returncode:
         raise RuntimeError(f"{way} failed:\n{finished.stderr}")

@@ -56,7 +56,8 @@ def write_folder(folder: Path, records: int) -> None:
 
 
 def measure_load(folder: Path, cache: Path, context_size: int) -> None:
-    from spider_tools.data import DataSettings, load_regions
+    from spider_tools.data.loading import load_regions
+    from spider_tools.data.settings import DataSettings
 
     start = time.perf_counter()
     data = load_regions(DataSettings(str(folder), cache_dir=cache, context_size=context_size))
@@ -69,11 +70,12 @@ def measure_load(folder: Path, cache: Path, context_size: int) -> None:
 
 
 def measure_parse(folder: Path, cache: Path) -> None:
-    from spider_tools.records import _read_batches, table_schema, write_table
+    from spider_tools.data.spider_layout import read_batches
+    from spider_tools.data.tables import table_schema, write_table
 
     start = time.perf_counter()
     write_table(
-        cache / "parsed.arrow", table_schema(5), _read_batches(folder / "metadata.json", table_schema(5), False, [])
+        cache / "parsed.arrow", table_schema(5), read_batches(folder / "metadata.json", table_schema(5), False, [])
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{time.perf_counter() - start:7.1f} s, peak {peak:.2f} GiB")

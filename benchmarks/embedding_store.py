@@ -21,11 +21,13 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from spider_tools import remote
-from spider_tools.embedder import PatchEmbedder, float_dtype
-from spider_tools.features import EmbeddingSettings, embed_patches_once
-from spider_tools.patches import PatchNormalizer
-from spider_tools.store import EmbeddingStore, Shard, StoreIndex, shard_file
+from spider_tools import remote_code
+from spider_tools.embeddings.embedder import PatchEmbedder, float_dtype
+from spider_tools.embeddings.normalizer import PatchNormalizer
+from spider_tools.embeddings.precompute import embed_patches_once
+from spider_tools.embeddings.settings import EmbeddingSettings
+from spider_tools.embeddings.store import EmbeddingStore
+from spider_tools.embeddings.store_index import Shard, StoreIndex, shard_file
 
 from .measuring import Goal, Options, Section, alternate, seconds_of, spread
 from .models import SMALL, VIT_S, random_model
@@ -146,7 +148,7 @@ class Filling:
         self.source = source
         self.names = [f"{number:08d}" for number in range(case.patches)]
         self.model = random_model(case.backbone, device)
-        self.processor = remote.image_processor_class()()
+        self.processor = remote_code.image_processor_class()()
         self.accelerator = Accelerator(cpu=device.type == "cpu")
         dtype = float_dtype(case.dtype)
         self.bare_model = self.model if dtype == torch.float32 else copy.deepcopy(self.model).to(dtype)

@@ -69,7 +69,7 @@ def project(folder: Path, device: str) -> dict[str, Any]:
     watch.run("import", lambda: _import(device))
     import torch
 
-    from spider_tools.weights import load_backbone, load_spider
+    from spider_tools.weights.loading import load_backbone, load_spider
 
     before = torch.get_rng_state()
     spider = watch.run("load_spider", lambda: _in_memory(load_spider(str(folder))))

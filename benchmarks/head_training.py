@@ -24,12 +24,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import get_cosine_schedule_with_warmup
 
-from spider_tools.batches import BatchPlan, EmbeddedBatchLoader, EmbeddedRegions, MicroBatchSampler, RegionGrid
-from spider_tools.data import RegionData
-from spider_tools.processes import make_accelerator
-from spider_tools.settings import TrainingSettings
-from spider_tools.store import EmbeddingStore, add_shard, prepare_store
-from spider_tools.training import TrainingRun
+from spider_tools.data.grid import RegionGrid
+from spider_tools.data.loaders import EmbeddedBatchLoader, EmbeddedRegions
+from spider_tools.data.loading import RegionData
+from spider_tools.embeddings.store import EmbeddingStore
+from spider_tools.embeddings.store_index import add_shard, prepare_store
+from spider_tools.launching import make_accelerator
+from spider_tools.training.batches import BatchPlan, MicroBatchSampler
+from spider_tools.training.run import TrainingRun
+from spider_tools.training.settings import TrainingSettings
 
 from .embedding_store import sparse_store
 from .measuring import Goal, Options, Section, alternate, comparison

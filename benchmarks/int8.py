@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from spider_tools import remote
-from spider_tools.data import DataSettings
-from spider_tools.embedder import PatchEmbedder
-from spider_tools.evaluation import EvaluationSettings, evaluate_model
-from spider_tools.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
+from spider_tools import remote_code
+from spider_tools.data.settings import DataSettings
+from spider_tools.demo.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
+from spider_tools.embeddings.embedder import PatchEmbedder
+from spider_tools.evaluation.run import evaluate_model
+from spider_tools.evaluation.settings import EvaluationSettings
 
 from .measuring import Goal, Options, Section, alternate, comparison
 from .models import SMALL, random_model
 
-DEMO = remote.REPOSITORY_ROOT / "demo"
+DEMO = remote_code.REPOSITORY_ROOT / "demo"
 WAYS = {
     "float32": ("float32", False),
     "bfloat16": ("bfloat16", False),
@@ -39,7 +40,7 @@ def measure(options: Options) -> list[Section]:
 def speed_and_drift(options: Options) -> Section:
     """Patches/s, and how far embeddings and logits are from those of float32."""
     model = random_model(SMALL if options.quick else None)
-    image_processor = remote.image_processor_class()()
+    image_processor = remote_code.image_processor_class()()
     patches = torch.randint(0, 256, (8, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     grid = torch.randint(0, len(patches), (64, 25), generator=torch.Generator().manual_seed(2))
     embedders = {name: PatchEmbedder(model, image_processor, options.device, *way) for name, way in WAYS.items()}
@@ -114,7 +115,7 @@ def _quick_demo(folder: Path) -> tuple[Path, Path]:
     """A model of random weights and a data set of two drawn slides."""
     dataset, saved = folder / "dataset", folder / "model"
     write_dataset(dataset, SyntheticSettings(train_slides=2, test_slides=1, lattice=9))
-    config = remote.config_class()(class_names=list(CLASS_NAMES), backbone_config={**SMALL, "image_size": 224})
-    remote.model_class()(config).save_pretrained(saved)
-    remote.image_processor_class()().save_pretrained(saved)
+    config = remote_code.config_class()(class_names=list(CLASS_NAMES), backbone_config={**SMALL, "image_size": 224})
+    remote_code.model_class()(config).save_pretrained(saved)
+    remote_code.image_processor_class()().save_pretrained(saved)
     return saved, dataset

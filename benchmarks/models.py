@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14}
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 28}
@@ -16,8 +16,8 @@ def random_model(backbone: dict[str, Any] | None = None, device: torch.device | 
     """A SPIDER model of 13 classes in evaluation mode; with Hibou-L's architecture where no other is given."""
     torch.manual_seed(0)
     fields = {} if backbone is None else {"backbone_config": {"use_swiglu_ffn": True, **backbone, "image_size": 224}}
-    config = remote.config_class()(class_names=[f"Class {number}" for number in range(13)], **fields)
-    return remote.model_class()(config).eval().to(device or "cpu")
+    config = remote_code.config_class()(class_names=[f"Class {number}" for number in range(13)], **fields)
+    return remote_code.model_class()(config).eval().to(device or "cpu")
 
 
 class PlainDinov2(nn.Module):

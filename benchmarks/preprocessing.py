@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 from .measuring import Goal, Options, Section, Way, alternate, comparison, peak_bytes
 from .regions import PATCH, REGION, SIDE, cut, stock_processor, tissue
@@ -98,7 +98,7 @@ def speed(regions: Regions, options: Options) -> Section:
 
 def ways_of(regions: Regions) -> dict[str, Way]:
     """The crops, unfold, ours, and the copies."""
-    processor, stock, device = remote.image_processor_class()(), stock_processor(), regions.device
+    processor, stock, device = remote_code.image_processor_class()(), stock_processor(), regions.device
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1) for values in (processor.image_mean, processor.image_std)
     )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 from .measuring import Goal, Options, Section, alternate, comparison, peak_bytes
 from .models import SMALL, PlainDinov2, random_model
@@ -94,7 +94,7 @@ def stock_processor() -> Any:
     """A standard image processor of Transformers with our normalisation, for patches that are cut already."""
     from transformers import BitImageProcessor
 
-    ours = remote.image_processor_class()()
+    ours = remote_code.image_processor_class()()
     return BitImageProcessor(
         do_resize=False, do_center_crop=False, image_mean=ours.image_mean, image_std=ours.image_std
     )
@@ -134,7 +134,7 @@ def measure(options: Options) -> list[Section]:
 
 def cpu_ways(model: Any) -> dict[str, Any]:
     """The naive loop, the first, and ours."""
-    processor = remote.processor_class()(remote.image_processor_class()())
+    processor = remote_code.processor_class()(remote_code.image_processor_class()())
     return {
         "the naive loop": Naive(model, stock_processor()),
         "ours, float32": Ours(model, processor),
@@ -203,8 +203,8 @@ def overlap(options: Options, model: Any) -> Section:
     """Regions on a lattice whose stride is a patch: each has 24 of its 25 patches in common with others."""
     lattice = 3 if options.quick else 8
     slide = tissue(1, lattice + SIDE - 1)[0]
-    ours = Ours(model, remote.processor_class()(remote.image_processor_class()()))
-    patches = Ours(model, remote.processor_class()(remote.image_processor_class()(context_size=1)))
+    ours = Ours(model, remote_code.processor_class()(remote_code.image_processor_class()()))
+    patches = Ours(model, remote_code.processor_class()(remote_code.image_processor_class()(context_size=1)))
     naive = Naive(model, stock_processor())
     corners = [(column * PATCH, row * PATCH) for row in range(lattice) for column in range(lattice)]
 
@@ -286,7 +286,7 @@ def _send_peak(sender: Any, bound: int, batch: int, options: Options) -> None:
     way: Any = Naive(model, stock_processor())
     if bound:
         model.config.backbone_batch_size = bound
-        way = Ours(model, remote.processor_class()(remote.image_processor_class()()))
+        way = Ours(model, remote_code.processor_class()(remote_code.image_processor_class()()))
     with torch.inference_mode():
         model.embed_patches(torch.zeros(1, 3, PATCH, PATCH, device=options.device))
     gc.collect()

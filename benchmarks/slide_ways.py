@@ -10,12 +10,13 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from spider_tools import remote
+from spider_tools import remote_code
 from spider_tools.slides.embedding import in_reading_order
+from spider_tools.slides.finding import SlideTask
 from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.model import SlideModel
+from spider_tools.slides.one import segment_slide
 from spider_tools.slides.reader import open_slide
-from spider_tools.slides.segmentation import SlideTask, segment_slide
 from spider_tools.slides.settings import SlideSettings
 from spider_tools.slides.tissue import find_tissue
 from spider_tools.slides.view import SlideView, model_scale
@@ -55,7 +56,7 @@ class Ours:
 
     def __init__(self, case: Case) -> None:
         model = random_model(case.backbone)
-        self.model = SlideModel(model, remote.image_processor_class()(), case.device, case.dtype)
+        self.model = SlideModel(model, remote_code.image_processor_class()(), case.device, case.dtype)
         self.case = case
         self.seconds: list[float] = []  # of reading, embedding and classification, run by run
 
@@ -102,7 +103,7 @@ class Plain:
     def __init__(self, case: Case, places: "Places") -> None:
         self.model = random_model(case.backbone, case.device)
         self.model.backbone.to(getattr(torch, case.dtype))
-        self.image_processor = remote.image_processor_class()()
+        self.image_processor = remote_code.image_processor_class()()
         self.places = places
         chosen = np.linspace(0, len(places.positions) - 1, min(case.regions, len(places.positions)))
         self.chosen = chosen.astype(int)

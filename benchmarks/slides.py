@@ -31,14 +31,14 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 from .drawn_slide import draw_slide
 from .measuring import Goal, Options, Section, alternate, spread
 from .models import SMALL, VIT_S, random_model
 from .slide_ways import Alone, Case, Ours, Places, Plain
 
-REAL_SLIDE = remote.REPOSITORY_ROOT.parent / "shared/slides/CMU-1-Small-Region.svs"
+REAL_SLIDE = remote_code.REPOSITORY_ROOT.parent / "shared/slides/CMU-1-Small-Region.svs"
 GIGAPIXEL = (100_000, 80_000)
 DRAWN = (16_000, 12_000)
 WAYS = PLAIN, OURS, ALONE = "region by region", "ours", "embeddings alone"

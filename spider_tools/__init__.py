@@ -1,1 +1,3 @@
-"""Tools around the SPIDER model: data, training, evaluation. The model's own code never imports them."""
+"""Everything around the SPIDER model; the remote-code files at the top of the repository never import it."""
+
+__version__ = "0.2.0"

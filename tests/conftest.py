@@ -40,7 +40,7 @@ BACKBONE = {
 
 
 def _tiny_config(**changes):
-    from spider_tools import remote
+    from spider_tools import remote_code
 
     fields = {
         "backbone_config": dict(BACKBONE),
@@ -52,15 +52,15 @@ def _tiny_config(**changes):
         "head_intermediate_size": 40,
         "backbone_batch_size": 7,
     }
-    return remote.config_class()(**{**fields, **changes})
+    return remote_code.config_class()(**{**fields, **changes})
 
 
 def _tiny_model(seed=0, **changes):
-    from spider_tools import remote
+    from spider_tools import remote_code
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        model = remote.model_class()(_tiny_config(**changes)).eval()
+        model = remote_code.model_class()(_tiny_config(**changes)).eval()
         # Fresh weights are so small that every input gets nearly the same logits.
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -88,10 +88,12 @@ def model(make_model):
 @pytest.fixture(scope="session")
 def make_processor():
     """`make_processor(**image processor fields)`: a SpiderProcessor for the tiny model's regions of 140 px."""
-    from spider_tools import remote
+    from spider_tools import remote_code
 
     def make(**fields):
-        return remote.processor_class()(remote.image_processor_class()(**{"patch_size": PATCH_SIZE, **fields}))
+        return remote_code.processor_class()(
+            remote_code.image_processor_class()(**{"patch_size": PATCH_SIZE, **fields})
+        )
 
     return make
 

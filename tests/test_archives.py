@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from small_datasets import PATCH, some_records, write_folder
 
-from spider_tools.archives import JoinedParts, find_archives, unpack
-from spider_tools.data import DataSettings, load_regions
+from spider_tools.data.loading import load_regions
+from spider_tools.data.settings import DataSettings
+from spider_tools.data.tar_parts import JoinedParts, find_archives, unpack
 
 
 def content_of(number: int) -> bytes:

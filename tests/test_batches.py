@@ -6,19 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from spider_tools.batches import (
-    BatchPlan,
+from spider_tools.data.grid import RegionGrid
+from spider_tools.data.loaders import (
     EmbeddedBatchLoader,
     EmbeddedRegions,
     MicroBatch,
-    MicroBatchSampler,
     PixelRegions,
-    RegionGrid,
-    class_weights_of,
     evaluation_loader,
     micro_batch_loader,
     turn,
 )
+from spider_tools.training.batches import BatchPlan, MicroBatchSampler, class_weights_of
 
 REGIONS, PATCHES = 23, 9
 

@@ -13,7 +13,7 @@ import transformers
 from benchmarks.measuring import Goal, Section, alternate, comparison, spread
 from benchmarks.models import PlainDinov2, flops_per_patch
 from benchmarks.report import ROWS, add_to_report
-from spider_tools.remote import REPOSITORY_ROOT
+from spider_tools.remote_code import REPOSITORY_ROOT
 
 CPU = torch.device("cpu")
 newer_only = pytest.mark.skipif(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, BertModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 ROOT = Path(__file__).resolve().parent.parent
 COLORECTAL = [
@@ -71,7 +71,7 @@ ADDED_BY_TRANSFORMERS = {
     },
 }
 
-SpiderConfig = remote.config_class()
+SpiderConfig = remote_code.config_class()
 
 
 def label_fields(config):
@@ -137,7 +137,7 @@ def test_the_default_head_is_that_of_the_paper():
 def test_the_published_model_has_303_9_million_parameters():
     config = SpiderConfig.from_pretrained(ROOT)
     with torch.device("meta"):
-        model = remote.model_class()(config)
+        model = remote_code.model_class()(config)
     linear = 128 * 128 + 128
     projection, classifier = 1024 * 128 + 128, 128 * 13 + 13
     embeddings = (1 + 25 + 2) * 128 + 2 * 128  # words, positions, token types, layer norm

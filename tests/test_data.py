@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from small_datasets import KEYS, PATCH, pixels_of, record, rewrite, some_records, write_folder
 
-from spider_tools import records as records_module
-from spider_tools.data import DataSettings, load_regions
+from spider_tools.data import spider_layout as records_module
+from spider_tools.data.loading import load_regions
+from spider_tools.data.settings import DataSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "datasets" / "CMU-skin-weak"

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from spider_tools import demo, remote
-from spider_tools.synthetic import SyntheticSettings
+from spider_tools import remote_code
+from spider_tools.demo import __main__ as demo
+from spider_tools.demo.synthetic import SyntheticSettings
 
-ROOT = remote.REPOSITORY_ROOT
+ROOT = remote_code.REPOSITORY_ROOT
 
 
 @pytest.fixture(scope="module")

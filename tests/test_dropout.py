@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spider_tools.dropout import SameDropout, draws_alike, speed_up_dropout
+from spider_tools.training.dropout import SameDropout, draws_alike, speed_up_dropout
 
 # Elsewhere training keeps torch's dropout, and there is nothing to compare.
 alike_here = pytest.mark.skipif(not draws_alike(), reason="on this CPU torch draws dropout masks in another way")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from spider_tools.embedder import PatchEmbedder, check_precision
+from spider_tools.embeddings.embedder import PatchEmbedder
+from spider_tools.embeddings.settings import check_precision
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++) on this machine")

@@ -15,16 +15,17 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModel, AutoProcessor
 
-from spider_tools import remote
-from spider_tools.data import DataSettings
-from spider_tools.evaluation import EvaluationSettings, evaluate_model
-from spider_tools.inference import context_window
-from spider_tools.metrics import expected_calibration_error
-from spider_tools.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
+from spider_tools import remote_code
+from spider_tools.data.settings import DataSettings
+from spider_tools.demo.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
+from spider_tools.evaluation.metrics import expected_calibration_error
+from spider_tools.evaluation.predict import context_window
+from spider_tools.evaluation.run import evaluate_model
+from spider_tools.evaluation.settings import EvaluationSettings
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
-ROOT = remote.REPOSITORY_ROOT
+ROOT = remote_code.REPOSITORY_ROOT
 PATCH_SIZE = 28
 
 

@@ -24,10 +24,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from spider_tools import remote
-from spider_tools.features import EmbeddingSettings, backbone_fingerprint, embed_patches_once, store_content, store_key
-from spider_tools.shared_work import SharedWork
-from spider_tools.store import EmbeddingStore, StoreIndex, prepare_store
+from spider_tools import remote_code
+from spider_tools.embeddings.identity import backbone_fingerprint, store_content, store_key
+from spider_tools.embeddings.precompute import embed_patches_once
+from spider_tools.embeddings.settings import EmbeddingSettings
+from spider_tools.embeddings.shared_work import SharedWork
+from spider_tools.embeddings.store import EmbeddingStore
+from spider_tools.embeddings.store_index import StoreIndex, prepare_store
 
 SIDE = 28
 HIDDEN = 32
@@ -483,8 +486,8 @@ def test_two_launched_processes_share_the_shards_and_give_the_same_digits(embed,
 def main(model_folder, stores, log, delay):
     """Embed all patches, in as many processes as were launched; several are first tried with different backbones."""
     torch.set_num_threads(1)
-    model = remote.model_class().from_pretrained(model_folder)
-    image_processor = remote.image_processor_class().from_pretrained(model_folder)
+    model = remote_code.model_class().from_pretrained(model_folder)
+    image_processor = remote_code.image_processor_class().from_pretrained(model_folder)
     accelerator = Accelerator(cpu=True)
     settings = EmbeddingSettings(Path(stores), batch_size=4, num_workers=1, shard_size=14)
     if accelerator.num_processes > 1:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from small_datasets import pixels_of
 
-from spider_tools.data import DataSettings, load_regions
+from spider_tools.data.loading import load_regions
+from spider_tools.data.settings import DataSettings
 
 PATCH = 4
 SIDE = 3 * PATCH
@@ -74,7 +75,7 @@ def test_a_split_by_slide_column_keeps_slides_together(tmp_path, load):
 
 
 def test_a_region_is_decoded_once_for_its_patches_and_workers_start_empty(tmp_path, load, monkeypatch):
-    from spider_tools import patches
+    from spider_tools.data import patches
 
     data = load(saved(tmp_path))
     opened = []
@@ -89,11 +90,11 @@ def test_a_region_is_decoded_once_for_its_patches_and_workers_start_empty(tmp_pa
 
 
 def test_a_larger_region_is_cropped_as_the_image_processor_does(tmp_path, load):
-    from spider_tools import remote
+    from spider_tools import remote_code
 
     whole = pixels_of("large", SIDE + 7, SIDE + 4)
     data = load(saved(tmp_path, image=[Image.fromarray(whole)] * 6), validation_fraction=0)
-    processor = remote.image_processor_class()(context_size=3, patch_size=PATCH, do_normalize=False)
+    processor = remote_code.image_processor_class()(context_size=3, patch_size=PATCH, do_normalize=False)
     tiles = processor(whole, return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1) * 255
     for name, tile in zip(data.splits["train"][0]["patches"], tiles):
         np.testing.assert_allclose(data.patches.read(name), tile, atol=1e-3)

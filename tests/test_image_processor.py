@@ -14,14 +14,14 @@ from PIL import Image, ImageOps
 from transformers.image_utils import ChannelDimension
 from transformers.utils import TensorType
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 N, P = 5, 8
 SIDE = N * P
 MEAN = np.array([0.7068, 0.5755, 0.7220])
 STD = np.array([0.1950, 0.2316, 0.1816])
 
-SpiderImageProcessor = remote.image_processor_class()
+SpiderImageProcessor = remote_code.image_processor_class()
 
 
 @pytest.fixture(scope="module")

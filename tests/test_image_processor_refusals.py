@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 P = 8
 SIDE = 5 * P
@@ -22,7 +22,7 @@ SIDE = 5 * P
 @pytest.fixture(scope="module")
 def processor():
     """A processor for regions of 5x5 patches of 8 px."""
-    return remote.image_processor_class()(context_size=5, patch_size=P)
+    return remote_code.image_processor_class()(context_size=5, patch_size=P)
 
 
 def random_rgb(height=SIDE, width=SIDE):

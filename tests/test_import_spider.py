@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from spider_tools.import_spider import import_spider, looks_untrained
-from spider_tools.weights import main
+from spider_tools.weights.__main__ import main
+from spider_tools.weights.import_spider import import_spider, looks_untrained
 
 HIDDEN, HEADS, SIDE, WIDTH = 128, 2, 21, 48
 CLASS_NAMES = ["Vessels", "Fat", "Kaposi\u2019s sarcoma"]  # not in alphabetical order: the order is the classifier's

@@ -14,8 +14,9 @@ pytest.importorskip("torchao", reason="torchao is not installed here")
 if shutil.which("g++") is None:
     pytest.skip("no C++ compiler (g++) on this machine", allow_module_level=True)
 
-from spider_tools.embedder import PatchEmbedder  # noqa: E402
-from spider_tools.features import EmbeddingSettings, embed_patches_once  # noqa: E402
+from spider_tools.embeddings.embedder import PatchEmbedder  # noqa: E402
+from spider_tools.embeddings.precompute import embed_patches_once  # noqa: E402
+from spider_tools.embeddings.settings import EmbeddingSettings  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from conftest import BACKBONE, HIDDEN
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, Dinov2WithRegistersModel
 
-from spider_tools.weights import load_backbone, load_spider
+from spider_tools.weights.loading import load_backbone, load_spider
 
 TOKENS = (BACKBONE["image_size"] // BACKBONE["patch_size"]) ** 2
 TRANSFORMERS_4 = transformers.__version__.startswith("4.")

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 from sklearn import metrics as sklearn_metrics
 
-from spider_tools import metrics
+from spider_tools.evaluation import metrics
 
 
 def one_hot(predicted, num_classes):

@@ -11,9 +11,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, precision_score
 
-from spider_tools import published
-from spider_tools.model_card import make_model_card, write_model_card
-from spider_tools.reporting import Predictions, ReportContext, write_report
+from spider_tools import paper_results
+from spider_tools.evaluation.predictions import Predictions
+from spider_tools.evaluation.report import write_report
+from spider_tools.evaluation.results import ReportContext
+from spider_tools.publishing.model_card import make_model_card, write_model_card
 
 CLASS_NAMES = ["Stroma", "Kaposi\u2019s sarcoma", "Fat | tumour <3 mm", "Vessels"]
 SIZES = {"context_size": 3, "patch_size": 28, "mpp": 0.25}
@@ -285,7 +287,7 @@ def test_where_somebody_keeps_their_files_is_not_in_the_card(folder, results, tm
     assert (data.eval_results[0].dataset_name, data.eval_results[0].dataset_type) == ("my tissue", "my-tissue")
 
 
-SKIN = published.class_names("skin")
+SKIN = paper_results.class_names("skin")
 
 
 @pytest.mark.parametrize(

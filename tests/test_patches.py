@@ -5,9 +5,11 @@ import torch
 from PIL import Image
 from small_datasets import PATCH, pixels_of
 
-from spider_tools import remote
-from spider_tools.patches import FolderPatches, PatchNormalizer, to_rgb
-from spider_tools.records import table_schema, write_table
+from spider_tools import remote_code
+from spider_tools.data.patches import FolderPatches
+from spider_tools.data.tables import table_schema, write_table
+from spider_tools.embeddings.normalizer import PatchNormalizer
+from spider_tools.images import to_rgb
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_every_mode_becomes_rgb():
 
 
 def test_patches_are_normalized_as_the_image_processor_does():
-    processor = remote.image_processor_class()(context_size=3, patch_size=PATCH, image_mean=[0.1, 0.2, 0.3])
+    processor = remote_code.image_processor_class()(context_size=3, patch_size=PATCH, image_mean=[0.1, 0.2, 0.3])
     region = pixels_of("region", 3 * PATCH, 3 * PATCH)
     expected = processor(region, return_tensors="pt")["pixel_values"][0]
     tiles = region.reshape(3, PATCH, 3, PATCH, 3).transpose(0, 2, 1, 3, 4).reshape(9, PATCH, PATCH, 3)

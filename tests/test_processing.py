@@ -13,15 +13,15 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 
-from spider_tools import remote
+from spider_tools import remote_code
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 40
 CODE = ["image_processor_spider.py", "processing_spider.py"]
 FILES = ["preprocessor_config.json", "processor_config.json"]
 
-SpiderImageProcessor = remote.image_processor_class()
-SpiderProcessor = remote.processor_class()
+SpiderImageProcessor = remote_code.image_processor_class()
+SpiderProcessor = remote_code.processor_class()
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ print(json.dumps([transformers.__version__, config.class_names, config.backbone_
 @pytest.mark.slow
 def test_folders_go_to_the_other_version_of_transformers_and_back(tmp_path, image_processor, other_python):
     here, there = tmp_path / "here", tmp_path / "there"
-    config = remote.config_class()(
+    config = remote_code.config_class()(
         class_names=["Stroma", "Kaposi\u2019s sarcoma", "Fat"],
         context_size=3,
         patch_size=8,

@@ -19,24 +19,24 @@ from huggingface_hub import ModelCard, constants, file_download, snapshot_downlo
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import _http as hub_http
 
-from spider_tools import load_check, remote
-from spider_tools.data import DataSettings
-from spider_tools.export import save_model_folder
-from spider_tools.model_card import write_model_card
-from spider_tools.publishing import (
-    PublishSettings,
-    check_target,
-    main,
-    model_files,
-    publish,
-    upload,
-)
-from spider_tools.reporting import Predictions, ReportContext, write_report
-from spider_tools.settings import TrainingSettings
-from spider_tools.synthetic import SyntheticSettings, write_dataset
-from spider_tools.training import train
+from spider_tools import remote_code
+from spider_tools.data.settings import DataSettings
+from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
+from spider_tools.evaluation.predictions import Predictions
+from spider_tools.evaluation.report import write_report
+from spider_tools.evaluation.results import ReportContext
+from spider_tools.model_folder import save_model_folder
+from spider_tools.publishing import load_check
+from spider_tools.publishing.__main__ import main
+from spider_tools.publishing.checks import model_files
+from spider_tools.publishing.model_card import write_model_card
+from spider_tools.publishing.publish import publish
+from spider_tools.publishing.settings import PublishSettings
+from spider_tools.publishing.upload import check_target, upload
+from spider_tools.training.run import train
+from spider_tools.training.settings import TrainingSettings
 
-ROOT = remote.REPOSITORY_ROOT
+ROOT = remote_code.REPOSITORY_ROOT
 REPO = "lab/spider-skin"
 WRITER, READER, STRANGER = "hf_writer", "hf_reader", "hf_stranger"
 SETTINGS = PublishSettings(token=WRITER)
@@ -99,7 +99,7 @@ def folder(trained, tmp_path):
 
 def save_model(model, folder):
     model.config.training = {"dataset": "histai/SPIDER-skin", "regions": 40, "settings": {"epochs": 2}}
-    save_model_folder(model, remote.image_processor_class()(patch_size=model.config.patch_size), folder)
+    save_model_folder(model, remote_code.image_processor_class()(patch_size=model.config.patch_size), folder)
 
 
 def evaluate_at_random(folder, class_names):

@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 from small_datasets import PATCH, pixels_of, record, rewrite, some_records, write_folder
 
-from spider_tools.records import _iterate_json_list, _JsonWindow, build_table, map_table
+from spider_tools.data.json_list import JsonWindow, iterate_json_list
+from spider_tools.data.spider_layout import build_table
+from spider_tools.data.tables import map_table
 
 
 @pytest.fixture
@@ -153,41 +155,41 @@ def test_a_file_that_is_no_list_of_records_is_refused(tmp_path, text, message):
     path = tmp_path / "metadata.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        list(_iterate_json_list(path))
+        list(iterate_json_list(path))
 
 
 def test_text_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "metadata.json").write_bytes(b'[{"class": "Kaposi\x92s sarcoma"}]')
     with pytest.raises(ValueError, match="is not UTF-8 text"):
-        list(_iterate_json_list(tmp_path / "metadata.json"))
+        list(iterate_json_list(tmp_path / "metadata.json"))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 def test_reading_in_pieces_gives_what_json_gives(tmp_path, monkeypatch, chunk):
     values = [*some_records(), {"class": "Kaposi\u2019s sarcoma", "x": [1.5, None, {"y": "]},["}]}, {}]
     (tmp_path / "metadata.json").write_text("\ufeff \n" + json.dumps(values, indent=2, ensure_ascii=False) + "\n\n")
-    monkeypatch.setattr(_JsonWindow, "CHUNK", chunk)
-    assert list(_iterate_json_list(tmp_path / "metadata.json")) == values
+    monkeypatch.setattr(JsonWindow, "CHUNK", chunk)
+    assert list(iterate_json_list(tmp_path / "metadata.json")) == values
 
 
 def test_an_error_far_into_the_file_is_placed_where_json_places_it(tmp_path, monkeypatch):
     text = json.dumps(some_records()).replace('"s5"', "s5", 1)
     (tmp_path / "metadata.json").write_text(text)
-    monkeypatch.setattr(_JsonWindow, "CHUNK", 100)
+    monkeypatch.setattr(JsonWindow, "CHUNK", 100)
     with pytest.raises(json.JSONDecodeError) as expected:
         json.loads(text)
     with pytest.raises(ValueError, match=f"Expecting value, at character {expected.value.pos}"):
-        list(_iterate_json_list(tmp_path / "metadata.json"))
+        list(iterate_json_list(tmp_path / "metadata.json"))
 
 
 def test_memory_does_not_grow_with_the_number_of_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(_JsonWindow, "CHUNK", 20_000)
+    monkeypatch.setattr(JsonWindow, "CHUNK", 20_000)
 
     def peak(count):
         path = tmp_path / "metadata.json"
         path.write_text(json.dumps([record("s", number, "Fat", "train") for number in range(count)]))
         tracemalloc.start()
-        assert sum(1 for _ in _iterate_json_list(path)) == count
+        assert sum(1 for _ in iterate_json_list(path)) == count
         result = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return result
@@ -204,7 +206,7 @@ def test_a_file_without_permission_is_named(folder, tmp_path):
 
 
 def test_many_images_are_checked_in_several_processes(tmp_path, monkeypatch):
-    from spider_tools import caches
+    from spider_tools.data import caches
 
     monkeypatch.setattr(caches, "_RANGE", 50)
     folder = write_folder(tmp_path / "tissue", some_records())

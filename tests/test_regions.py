@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from spider_tools.regions import region_grid, rows_among, unique_patch_names
+from spider_tools.data.grid import region_grid, rows_among, unique_patch_names
 
 FEATURES = datasets.Features(
     {

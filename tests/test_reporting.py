@@ -16,8 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 
-from spider_tools import metrics, published, reporting
-from spider_tools.reporting import Predictions, ReportContext, write_report
+from spider_tools import paper_results
+from spider_tools.evaluation import metrics
+from spider_tools.evaluation import report as reporting
+from spider_tools.evaluation.predictions import Predictions
+from spider_tools.evaluation.report import write_report
+from spider_tools.evaluation.results import ReportContext
 
 CONTEXT = ReportContext(dataset="some data", split="test", model="some model", resamples=50)
 NAMES = ["Fat", 'Wart, "flat"', "A|B", "Kaposi\N{RIGHT SINGLE QUOTATION MARK}s sarcoma", "Absent"]
@@ -213,7 +217,7 @@ def test_the_picture_shows_counts_and_shares_of_the_true_class(predictions):
 @pytest.mark.parametrize("organ", ["skin", "breast"])
 def test_the_picture_of_a_published_organ_is_readable(organ):
     """Names do not overlap, counts of five digits stay in their cells, and no font is tiny."""
-    names = [f"{name} (long)" for name in published.class_names(organ)]
+    names = [f"{name} (long)" for name in paper_results.class_names(organ)]
     crowded = make_predictions(names, regions=200_000, sharpness=4.0)
     figure = reporting.draw_confusion_matrix(crowded)
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -269,7 +273,7 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone(predictions):
 @pytest.fixture(scope="module")
 def thorax():
     """Predictions for the thorax, where one class is missing and another is not published."""
-    names = published.class_names("thorax")
+    names = paper_results.class_names("thorax")
     names[names.index("Tumor soft")] = "Zebra"
     return make_predictions(names, regions=400)
 
@@ -307,7 +311,7 @@ def test_the_comparison_goes_class_by_class(tmp_path, thorax):
 
 
 def test_the_comparison_says_where_no_class_results_are_published(tmp_path):
-    write_report(tmp_path, make_predictions(published.class_names("breast")), replace(CONTEXT, compare="breast"))
+    write_report(tmp_path, make_predictions(paper_results.class_names("breast")), replace(CONTEXT, compare="breast"))
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "No figures per class are published." in text
     assert "an unpublished number of regions" in text

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from slide_files import draw_slide, write_pyramid
 
 import segment_slide
-from spider_tools import remote
+from spider_tools import remote_code
 
-ROOT = remote.REPOSITORY_ROOT
+ROOT = remote_code.REPOSITORY_ROOT
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

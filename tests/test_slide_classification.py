@@ -10,10 +10,10 @@ from slide_files import draw_slide, resampled, write_pyramid
 
 from spider_tools.slides.classification import SlidePredictions, classify_positions
 from spider_tools.slides.embedding import embed_slide, in_reading_order, table_rows
-from spider_tools.slides.embedding_file import SavedEmbeddings
 from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.reader import open_slide
+from spider_tools.slides.saved_embeddings import SavedEmbeddings
 from spider_tools.slides.settings import SlideSettings
 from spider_tools.slides.tissue import find_tissue
 from spider_tools.slides.view import SlideView, model_scale

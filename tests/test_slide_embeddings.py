@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from spider_tools.slides.embedding_file import SavedEmbeddings
+from spider_tools.slides.saved_embeddings import SavedEmbeddings
 
 CONTENT = {"slide": "s", "backbone": "b"}
 

@@ -14,7 +14,7 @@ import shapely
 from PIL import Image
 from slide_files import draw_slide
 
-from spider_tools.published import organ_names, published_organ
+from spider_tools.paper_results import organ_names, published_organ
 from spider_tools.slides import outputs, pictures
 from spider_tools.slides.classification import SlidePredictions
 from spider_tools.slides.colors import class_colors

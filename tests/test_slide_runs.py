@@ -13,11 +13,13 @@ from PIL import Image
 from slide_files import GLASS, draw_slide, write_pyramid
 from tifffile import TiffFile
 
-from spider_tools.slides import embedding, pictures, segmentation
+from spider_tools.slides import embedding, pictures
+from spider_tools.slides import one as segmentation
+from spider_tools.slides.finding import SlideTask, find_slides
+from spider_tools.slides.many import results_table, segment_slides
 from spider_tools.slides.model import SlideModel
+from spider_tools.slides.one import SlideResult, segment_slide
 from spider_tools.slides.reader import SlideError
-from spider_tools.slides.runs import SlideResult, find_slides, results_table, segment_slides
-from spider_tools.slides.segmentation import SlideTask, segment_slide
 from spider_tools.slides.settings import SlideSettings
 
 FILES = {

@@ -13,8 +13,9 @@ from huggingface_hub.errors import (
 )
 from small_datasets import PATCH, some_records, write_folder
 
-from spider_tools.data import DataSettings, load_regions
-from spider_tools.sources import local_folder
+from spider_tools.data.loading import load_regions
+from spider_tools.data.locating import local_folder
+from spider_tools.data.settings import DataSettings
 
 ID = "histai/SPIDER-tissue"
 

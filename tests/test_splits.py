@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from spider_tools.splits import cut_validation, limit_per_class, new_class_names
+from spider_tools.data.splits import cut_validation, limit_per_class, new_class_names
 
 
 def expand(table):

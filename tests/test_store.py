@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from spider_tools.store import EmbeddingStore, StoreIndex, add_shard, prepare_store
+from spider_tools.embeddings.store import EmbeddingStore
+from spider_tools.embeddings.store_index import StoreIndex, add_shard, prepare_store
 
 HIDDEN = 6
 CONTENT = {"backbone": "one", "preprocessing": [0.5, 0.25]}

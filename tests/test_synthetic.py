@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spider_tools.synthetic import CLASS_NAMES, LOOK_ALIKES, SyntheticSettings, write_dataset
+from spider_tools.demo.synthetic import CLASS_NAMES, LOOK_ALIKES, SyntheticSettings, write_dataset
 
 SETTINGS = SyntheticSettings(train_slides=6, test_slides=3, lattice=9, patch_size=56, seed=3)
 

@@ -18,15 +18,16 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
-from spider_tools import remote, training
-from spider_tools.data import DataSettings
-from spider_tools.settings import RECIPES, TrainingSettings
-from spider_tools.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
-from spider_tools.training import train
+from spider_tools import remote_code
+from spider_tools.data.settings import DataSettings
+from spider_tools.demo.synthetic import CLASS_NAMES, SyntheticSettings, write_dataset
+from spider_tools.training import run as training
+from spider_tools.training.run import train
+from spider_tools.training.settings import RECIPES, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
-ROOT = remote.REPOSITORY_ROOT
+ROOT = remote_code.REPOSITORY_ROOT
 PATCH_SIZE = 28
 BACKBONE = {
     "hidden_size": 16,

@@ -20,8 +20,9 @@ from independent_dinov2 import (
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from spider_tools import published, remote
-from spider_tools.weights import load_backbone, load_spider, main
+from spider_tools import paper_results, remote_code
+from spider_tools.weights.__main__ import main
+from spider_tools.weights.loading import load_backbone, load_spider
 
 HEADS = 2
 SIZES = {"hidden": 128, "layers": 2, "token": 7, "grid": 3, "registers": 4, "swiglu": True, "width": 344}
@@ -454,7 +455,7 @@ def ask_hub(tmp_path):
         environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
         command = [sys.executable, "-c", ASK_THE_HUB, *sources]
         done = subprocess.run(
-            command, env=environment, cwd=remote.REPOSITORY_ROOT, capture_output=True, text=True, check=True
+            command, env=environment, cwd=remote_code.REPOSITORY_ROOT, capture_output=True, text=True, check=True
         )
         return done.stdout.splitlines()
 
@@ -512,7 +513,7 @@ def test_new_writes_a_repository_without_weights(tmp_path, capsys, organ):
     code = {f"{name}_spider.py" for name in ("configuration", "image_processor", "modeling", "processing")}
     assert names == code | {"config.json", "preprocessor_config.json", "processor_config.json"}
     config = json.loads((tmp_path / organ / "config.json").read_text())
-    assert config["class_names"] == published.class_names(organ)
+    assert config["class_names"] == paper_results.class_names(organ)
     assert config["architectures"] == ["SpiderForImageClassification"]
 
 
@@ -520,7 +521,7 @@ def test_new_writes_for_colorectal_what_this_repository_itself_publishes(tmp_pat
     main(["new", "--organ", "colorectal", str(tmp_path / "new")])
     for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
         written, own = (
-            json.loads((folder / name).read_text()) for folder in (tmp_path / "new", remote.REPOSITORY_ROOT)
+            json.loads((folder / name).read_text()) for folder in (tmp_path / "new", remote_code.REPOSITORY_ROOT)
         )
         written.pop("transformers_version", None)
         assert written == own, name

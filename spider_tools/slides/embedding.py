@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .embedding_file import EmbeddingTable, SavedEmbeddings
 from .lattice import Lattice
 from .model import SlideModel
 from .reader import SlideError
+from .saved_embeddings import EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
 from .view import SlideView
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from .. import remote
-from ..embedder import PatchEmbedder, float_dtype
-from ..features import store_content
-from ..weights import load_spider
+from .. import remote_code
+from ..embeddings.embedder import PatchEmbedder, float_dtype
+from ..embeddings.identity import store_content
+from ..weights.loading import load_spider
 from .settings import SlideSettings
 
 
@@ -55,7 +55,9 @@ class SlideModel:
             ValueError: Model and image processor do not fit each other, or it has no classes.
         """
         model = load_spider(settings.model, settings.revision)
-        image_processor = remote.image_processor_class().from_pretrained(settings.model, revision=settings.revision)
+        image_processor = remote_code.image_processor_class().from_pretrained(
+            settings.model, revision=settings.revision
+        )
         return cls(model, image_processor, device, settings.dtype, settings.compile)
 
     @property

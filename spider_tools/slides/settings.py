@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from ..embedder import PRECISIONS, check_precision
+from ..embeddings.settings import PRECISIONS, check_precision
 from ..flags import setting
 
 

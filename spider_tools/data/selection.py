@@ -1,0 +1,125 @@
+"""From the table of all regions to the splits that the settings ask for."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from . import splits
+from .settings import DataSettings
+from .sources import Source
+from .tables import SPLITS, BadRecord, refuse
+
+logger = logging.getLogger(__name__)
+
+
+class Selection:
+    """Turns the table of all regions into the splits that the settings ask for."""
+
+    def __init__(self, settings: DataSettings, source: Source) -> None:
+        self._settings, self._source = settings, source
+
+    def make_splits(self, table_path: Path) -> tuple[datasets.DatasetDict, list[BadRecord]]:
+        """Splits of the table in an Arrow file, and the regions that were left out."""
+        table = datasets.Dataset.from_file(str(table_path))
+        class_of, old_names = _encode(table.data["class"])
+        new_names = splits.new_class_names(old_names, self._mapping(), self._settings.classes)
+        names = self._label_names(new_names)
+        label_of = np.array([names.index(name) if name is not None else -1 for name in new_names], dtype=np.int64)
+        labels = label_of[class_of] if len(class_of) else np.empty(0, dtype=np.int64)
+        if not (labels >= 0).any():
+            raise ValueError(f"No region is left of {self._source.name}; its classes are {old_names}.")
+
+        rows, bad = self._rows_by_split(table.data, labels, names)
+        table = table.remove_columns(["record", "class", "split"])
+        # The label stays in memory, the rest in the mapped file that all settings share.
+        table = table.add_column("label", labels, feature=datasets.ClassLabel(names=names))
+        table = table.select_columns(["slide_id", "label", "patches"])
+        return datasets.DatasetDict({name: table.select(rows[name]) for name in SPLITS if len(rows[name])}), bad
+
+    def _mapping(self) -> dict[str, str | None]:
+        path = self._settings.class_mapping
+        return {} if path is None else splits.read_class_mapping(Path(path))
+
+    def _label_names(self, new_names: list[str | None]) -> list[str]:
+        present = {name for name in new_names if name is not None}
+        given = self._settings.class_names
+        if given is None:
+            return sorted(present)
+        if not present <= set(given):
+            raise ValueError(
+                f"The classes of {self._source.name} and of the model differ. Only the data have "
+                f"{sorted(present - set(given))}, only the model has {sorted(set(given) - present)}."
+            )
+        return list(given)
+
+    def _rows_by_split(self, table: Any, labels: np.ndarray, names: list[str]) -> tuple[dict, list[BadRecord]]:
+        slides, slide_ids = _encode(table["slide_id"])
+        split_of, split_names = _encode(table["split"])
+        rows = {
+            name: np.flatnonzero((labels >= 0) & (split_of == split_names.index(name)))
+            if name in split_names
+            else np.empty(0, dtype=np.int64)
+            for name in SPLITS
+        }
+        bad = self._refuse_untrained_classes(table, rows, labels, names)
+        self._warn_of_shared_slides(rows, slides, slide_ids)
+        if not len(rows["validation"]):
+            self._cut_validation(rows, slides, labels)
+        limit = self._settings.max_regions_per_class
+        if limit is not None:
+            kept = {name: splits.limit_per_class(labels[rows[name]], limit, self._settings.seed) for name in SPLITS}
+            rows = {name: rows[name][kept[name]] for name in SPLITS}
+        return rows, bad
+
+    def _refuse_untrained_classes(
+        self, table: Any, rows: dict[str, np.ndarray], labels: np.ndarray, names: list[str]
+    ) -> list[BadRecord]:
+        """Take regions out of the other splits whose class has no region in train, or raise."""
+        bad: list[BadRecord] = []
+        if not len(rows["train"]):
+            return bad  # data to evaluate on
+        trained = np.unique(labels[rows["train"]])
+        for split in ("validation", "test"):
+            known = np.isin(labels[rows[split]], trained)
+            for row in rows[split][~known].tolist():
+                place = self._source.place_of(table["record"][row].as_py(), split)
+                problem = f"{names[labels[row]]!r} is a class of {split} that has no good record in train."
+                bad.append(BadRecord(place, "class", problem))
+            rows[split] = rows[split][known]
+        if not self._settings.skip_bad_records:
+            refuse(bad)
+        return bad
+
+    def _warn_of_shared_slides(self, rows: dict, slides: np.ndarray, slide_ids: list[str]) -> None:
+        for other in ("validation", "test"):
+            shared = np.intersect1d(slides[rows["train"]], slides[rows[other]])
+            if len(shared):
+                logger.warning(
+                    "%d slides have regions in both train and %s, the first is %s: results on %s will be too good.",
+                    *(len(shared), other, slide_ids[shared[0]], other),
+                )
+
+    def _cut_validation(self, rows: dict[str, np.ndarray], slides: np.ndarray, labels: np.ndarray) -> None:
+        fraction, train = self._settings.validation_fraction, rows["train"]
+        if fraction == 0 or not len(train):
+            return
+        chosen = splits.cut_validation(slides[train], labels[train], fraction, self._settings.seed)
+        rows["validation"], rows["train"] = train[chosen], train[~chosen]
+        if not chosen.any():
+            logger.warning("There is no validation split: every slide of train is the only one of some class.")
+
+
+def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Numbers `(rows,)` into a sorted list of the values that occur."""
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    values = np.array(encoded.dictionary.to_pylist(), dtype=object)
+    names = sorted(values.tolist())
+    position = {name: number for number, name in enumerate(names)}
+    rank = np.array([position[value] for value in values.tolist()], dtype=np.int64)
+    return rank[encoded.indices.to_numpy(zero_copy_only=False)] if len(rank) else np.empty(0, dtype=np.int64), names

@@ -1,0 +1,121 @@
+"""Which regions, under which class names, in which split: mapping, restriction, validation by slide, limits."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+_ORDERS = 16  # random orders of the slides, of which the best validation split is taken
+
+
+def read_class_mapping(path: Path) -> dict[str, str | None]:
+    """Read a JSON object `{"old name": "new name" or null}`; null drops the class.
+
+    Raises:
+        ValueError: The file is something else; the message names it.
+    """
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"The class mapping {path} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise ValueError(f"The class mapping {path} is not valid JSON: {error}.") from error
+    if not isinstance(mapping, dict):
+        raise ValueError(f"The class mapping {path} must be an object {{old: new or null}}, got a {type(mapping)}.")
+    for old, new in mapping.items():
+        if new is not None and (not isinstance(new, str) or not new):
+            raise ValueError(f"The class mapping {path} maps {old!r} to {new!r}, expected a class name or null.")
+    return mapping
+
+
+def new_class_names(
+    old_names: Sequence[str], mapping: dict[str, str | None], classes: Sequence[str] | None
+) -> list[str | None]:
+    """What the classes of the data are called; None for those that are left out.
+
+    Args:
+        old_names: The classes of the data.
+        mapping: Old name -> new name or None; names that it does not mention stay.
+        classes: New names to restrict to; None for all.
+
+    Returns:
+        A new name or None for each of `old_names`.
+
+    Raises:
+        ValueError: The mapping or the restriction names a class that is not there.
+    """
+    unknown = sorted(set(mapping) - set(old_names))
+    if unknown:
+        raise ValueError(f"The class mapping names {unknown}, which the data do not have: {sorted(old_names)}.")
+    renamed = [mapping.get(name, name) for name in old_names]
+    if classes is None:
+        return renamed
+    present = {name for name in renamed if name is not None}
+    unknown = sorted(set(classes) - present)
+    if unknown:
+        raise ValueError(f"--classes names {unknown}, which the data do not have: {sorted(present)}.")
+    return [name if name in classes else None for name in renamed]
+
+
+def cut_validation(slides: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose slides for validation, so that each class comes as close to the fraction as whole slides allow.
+
+    A slide is never cut, for its neighbouring patches are alike, and no class loses all its regions to validation.
+
+    Args:
+        slides: int `(regions,)`, number of each region's slide.
+        labels: int `(regions,)`, number of each region's class.
+        fraction: Of the regions of every class, in (0, 1).
+        seed: The same seed gives the same slides.
+
+    Returns:
+        bool `(regions,)`, True where a region is for validation; all False if no slide can be spared.
+    """
+    slide_ids, slides = np.unique(slides, return_inverse=True)
+    class_ids, labels = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(slide_ids), len(class_ids)))
+    np.add.at(counts, (slides, labels), 1)
+    # As shares of the classes, so that rare classes count as much as common ones.
+    shares = counts / counts.sum(axis=0)
+    whole = counts.sum(axis=0)
+
+    rng = np.random.default_rng([seed, 0])
+    best_loss, best = np.inf, np.zeros(len(slide_ids), dtype=bool)
+    for _ in range(_ORDERS):
+        chosen, loss = _choose(rng.permutation(len(slide_ids)), shares, counts, whole, fraction)
+        if chosen.any() and loss < best_loss:
+            best_loss, best = loss, chosen
+    return best[slides]
+
+
+def _choose(
+    order: np.ndarray, shares: np.ndarray, counts: np.ndarray, whole: np.ndarray, fraction: float
+) -> tuple[np.ndarray, float]:
+    """Go through the slides once and take each that brings the shares `(classes,)` nearer to the fraction."""
+    chosen = np.zeros(len(order), dtype=bool)
+    share, count = np.zeros(len(whole)), np.zeros(len(whole))
+    loss = np.inf  # the first slide that can be spared is taken, however large
+    for slide in order:
+        new_loss = float(((share + shares[slide] - fraction) ** 2).sum())
+        if new_loss < loss and (count + counts[slide] < whole).all():
+            chosen[slide] = True
+            share, count, loss = share + shares[slide], count + counts[slide], new_loss
+    return chosen, loss
+
+
+def limit_per_class(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Choose at most `limit` regions of every class at random.
+
+    Args:
+        labels: int `(regions,)`.
+        limit: At least 1.
+        seed: The same seed gives the same regions.
+
+    Returns:
+        Their sorted indices.
+    """
+    rng = np.random.default_rng([seed, 1])
+    kept = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    kept = [rows if len(rows) <= limit else rng.choice(rows, limit, replace=False) for rows in kept]
+    return np.sort(np.concatenate(kept)) if kept else np.empty(0, dtype=int)

@@ -1,0 +1,291 @@
+"""Tar archives in parts: read one after the other as one stream, unpacked safely, and gone on with after a kill."""
+
+import bz2
+import gzip
+import io
+import itertools
+import json
+import logging
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from tqdm.auto import tqdm
+
+from ..files import replacing
+from .caches import digest, only_one_process
+from .tables import BadRecord, refuse
+
+logger = logging.getLogger(__name__)
+
+_PART = re.compile(r"(?P<archive>.+\.tar(?:\.gz|\.bz2|\.xz)?)\.(?:part[-_.]?)?(?P<number>[0-9a-z]+)")
+_COMPRESSIONS = {"gz", "bz2", "xz"}
+_NO_PARTS = {"md5", "sha1", "sha256", "sha512", "json", "txt"}  # what else lies beside archives under their names
+_ALPHABETS = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "0123456789abcdef")
+_COMPLETE = ".complete.json"  # written last, lists what was left out
+_UNFINISHED = ".unfinished"  # the file that is being written; one name, so that a killed run leaves one at most
+_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_STREAM_ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+def find_archives(folder: Path) -> dict[str, list[Path]]:
+    """The archives of a folder, each with its parts in order.
+
+    Args:
+        folder: Looked through without its sub-folders, for `NAME.tar.*`, `NAME.tar` and `NAME.tgz`.
+
+    Returns:
+        Archive name -> parts, in order of the names; empty if there is none.
+
+    Raises:
+        ValueError: A part is missing.
+    """
+    archives: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        match = _PART.fullmatch(path.name)
+        if path.suffix in (".tar", ".tgz"):
+            archives[path.name] = {"": path}
+        elif match and match["number"] not in _NO_PARTS:
+            archives.setdefault(match["archive"], {})[match["number"]] = path
+    for name, parts in list(archives.items()):
+        # Beside other parts NAME.tar.gz is one of them, the 182nd that `split` writes.
+        if set(parts) <= _COMPRESSIONS:
+            del archives[name]
+            archives.update({path.name: {"": path} for path in parts.values()})
+    for name, parts in archives.items():
+        _refuse_gaps(name, parts)
+    # `split` lengthens its suffixes when they run out, so that shorter ones come first.
+    return {
+        name: [parts[number] for number in sorted(parts, key=lambda n: (len(n), n))] for name, parts in archives.items()
+    }
+
+
+def _refuse_gaps(name: str, parts: dict[str, Path]) -> None:
+    numbers = sorted(parts, key=lambda n: (len(n), n))
+    if numbers == [""]:
+        return
+    alphabet = next((a for a in _ALPHABETS if all(set(number) <= set(a) for number in numbers)), None)
+    if alphabet is None:
+        return  # an unknown way of numbering: a gap then shows as a damaged archive
+    first = alphabet[0] * len(numbers[0])
+    if numbers[0] not in (first, first[:-1] + "1"):
+        raise ValueError(f"{name}: the first part is missing, the parts begin with {parts[numbers[0]].name}.")
+    for number, following in itertools.pairwise(numbers):
+        expected = _successors(number, alphabet)
+        if following not in expected:
+            missing = parts[number].name.removesuffix(number) + expected[0]
+            raise ValueError(
+                f"{name}: the part {missing} is missing between {parts[number].name} and {parts[following].name}. "
+                "Download it again."
+            )
+
+
+def _successors(number: str, alphabet: str) -> list[str]:
+    """The numbers that may follow: of the same width, one digit wider (9, 10), or as `split` widens (89, 9000)."""
+    last = alphabet[-1]
+    rest = number.rstrip(last)
+    successors = []
+    if rest:
+        up = alphabet[alphabet.index(rest[-1]) + 1]
+        successors.append(rest[:-1] + up + alphabet[0] * (len(number) - len(rest)))
+        if up == last or number[0] == last:
+            widened = successors[0].rstrip(alphabet[0])
+            successors.append(widened + alphabet[0] * (len(number) + 2 - len(widened)))
+    else:
+        successors.append("1" + "0" * len(number) if alphabet[0] == "0" else alphabet[0] * (len(number) + 1))
+    return successors
+
+
+def unpack(archives: dict[str, list[Path]], cache_dir: Path, name: str, skip: bool) -> tuple[Path, list[BadRecord]]:
+    """Unpack archives into a folder below `cache_dir`, once.
+
+    The parts are read as one stream; beside them only the unpacked files take space. A run that is killed goes on
+    where it was: files that are there already are passed over, those of a plain tar without being read.
+
+    Args:
+        archives: Of `find_archives`.
+        cache_dir: Gets `unpacked/<name>-<digest>/`.
+        name: What to call the folder.
+        skip: Whether to leave out members that are links, devices or lie outside, rather than to raise.
+
+    Returns:
+        The folder, and the members that were left out.
+
+    Raises:
+        ValueError: An archive is damaged or truncated, or a member is unsafe and `skip` is false.
+    """
+    parts = [part for group in archives.values() for part in group]
+    key = digest([[os.path.realpath(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts])
+    target = cache_dir / "unpacked" / f"{name}-{key[:16]}"
+    complete = target / _COMPLETE
+    with only_one_process(target):
+        if not complete.exists():
+            target.mkdir(parents=True, exist_ok=True)
+            logger.info("unpacking %d parts into %s", len(parts), target)
+            bad: list[BadRecord] = []
+            for archive, group in archives.items():
+                _Unpacking(archive, target, skip, bad).run(group)
+            with replacing(complete) as unfinished:
+                unfinished.write_text(json.dumps([vars(record) for record in bad]), encoding="utf-8")
+    bad = [BadRecord(**record) for record in json.loads(complete.read_text(encoding="utf-8"))]
+    if not skip:
+        refuse(bad)
+    return target, bad
+
+
+class _Unpacking:
+    """One archive on its way to a folder."""
+
+    def __init__(self, archive: str, target: Path, skip: bool, bad: list[BadRecord]) -> None:
+        self._archive, self._target, self._skip, self._bad = archive, target, skip, bad
+
+    def run(self, parts: Sequence[Path]) -> None:
+        joined = JoinedParts(parts)
+        with joined, tqdm(total=joined.size, desc=self._archive, unit="B", unit_scale=True, disable=None) as bar:
+            try:
+                stream: Any = _LastRead(_decompressed(joined))
+                with tarfile.open(fileobj=stream, mode="r:") as tar:
+                    while (member := tar.next()) is not None:
+                        self._take(tar, member)
+                        tar.members.clear()  # type: ignore[attr-defined] # else millions of members would stay in memory
+                        bar.update(joined.tell() - bar.n)
+                _refuse_missing_end(stream)
+            except _STREAM_ERRORS as error:
+                raise ValueError(
+                    f"{self._archive} is damaged or truncated in or before {joined.part.name} ({error}). Expected "
+                    f"{len(parts)} whole parts, {parts[0].name} to {parts[-1].name}; download them again."
+                ) from error
+
+    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        problem = _problem_of(member)
+        if problem:
+            bad = BadRecord(f"member {member.name!r} of {self._archive}", "name", problem)
+            if not self._skip:
+                refuse([bad])
+            self._bad.append(bad)
+        elif member.isreg():
+            path = self._target / member.name
+            if not (path.is_file() and path.stat().st_size == member.size):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._write(tar.extractfile(member), path)
+
+    def _write(self, content: IO[bytes] | None, path: Path) -> None:
+        assert content is not None  # of a regular file
+        unfinished = self._target / _UNFINISHED
+        with content, open(unfinished, "wb") as file:
+            shutil.copyfileobj(content, file, 1 << 20)
+        os.replace(unfinished, path)
+
+
+def _problem_of(member: tarfile.TarInfo) -> str | None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
+        return "the path leaves the folder; expected a relative path without '..'."
+    if path.parts[:1] in ((_COMPLETE,), (_UNFINISHED,)):
+        return "the name is one that unpacking itself uses."
+    if not (member.isreg() or member.isdir()):
+        return "expected a file or a folder, got a link or device, which may lead out of the folder."
+    return None
+
+
+def _decompressed(joined: "JoinedParts") -> IO[bytes]:
+    buffered = io.BufferedReader(joined, 1 << 20)
+    start = buffered.peek(8)
+    for magic, opener in _OPENERS.items():
+        if start.startswith(magic):
+            return opener(buffered, "rb")
+    return buffered
+
+
+def _refuse_missing_end(stream: "_LastRead") -> None:
+    """`tarfile` takes a missing end, or garbage in the place of a header, for the end."""
+    if stream.last != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no end of the archive where the last file ends")
+    while padding := stream.read(1 << 20):
+        if padding.strip(b"\0"):
+            raise tarfile.ReadError("data after the end of the archive")
+
+
+class JoinedParts(io.RawIOBase):
+    """Files one after the other as one seekable stream.
+
+    Args:
+        paths: At least one file.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__()
+        self._paths = list(paths)
+        self._starts = [0]
+        for path in self._paths:
+            self._starts.append(self._starts[-1] + path.stat().st_size)
+        self.size = self._starts[-1]
+        self._position = 0
+        self._number = 0
+        self._file: IO[bytes] = open(self._paths[0], "rb", buffering=0)
+
+    @property
+    def part(self) -> Path:
+        """The file that was read last."""
+        return self._paths[self._number]
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Position in the joined stream, in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, which may lie beyond the end."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to the end of a part; 0 at the end of all."""
+        if self._position >= self.size:
+            return 0
+        number = next(n for n in range(len(self._paths)) if self._position < self._starts[n + 1])
+        if number != self._number:
+            self._file.close()
+            self._file = open(self._paths[number], "rb", buffering=0)
+            self._number = number
+        self._file.seek(self._position - self._starts[number])
+        count = self._file.readinto(memoryview(buffer)[: self._starts[number + 1] - self._position])  # type: ignore
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        """Close the open part."""
+        self._file.close()
+        super().close()
+
+
+class _LastRead:
+    """A stream that remembers what was read last."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        self.last = self._stream.read(size)
+        return self.last
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()

@@ -1,0 +1,92 @@
+"""What decides an embedding, so that a changed backbone can never read the embeddings of an older one."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from .precompute import PatchSource
+
+# What decides the function that a backbone's weights compute.
+_ARCHITECTURE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "image_size",
+    "patch_size",
+    "num_register_tokens",
+    "use_swiglu_ffn",
+)
+_PREPROCESSING_FIELDS = ("patch_size", "do_normalize", "image_mean", "image_std")
+# The backbone's parameter names in Transformers 4, and in Transformers 5.
+_NEWER_NAMES = (
+    ("attention.attention.query.", "attention.q_proj."),
+    ("attention.attention.key.", "attention.k_proj."),
+    ("attention.attention.value.", "attention.v_proj."),
+    ("attention.output.dense.", "attention.o_proj."),
+    ("mlp.weights_out.", "mlp.down_proj."),
+)
+
+
+def store_content(source: PatchSource, model: Any, image_processor: Any, dtype: str) -> dict[str, Any]:
+    """What decides the embeddings of a store, in the form of JSON.
+
+    Raises:
+        ValueError: The image processor makes patches of another size than the model takes.
+    """
+    if image_processor.patch_size != model.config.patch_size:
+        raise ValueError(
+            f"The image processor makes patches of {image_processor.patch_size} px, the model takes "
+            f"{model.config.patch_size} px."
+        )
+    backbone = model.config.backbone_config
+    content = {
+        "backbone_sha256": backbone_fingerprint(model.backbone),
+        "architecture": {field: getattr(backbone, field) for field in _ARCHITECTURE_FIELDS},
+        "preprocessing": {field: getattr(image_processor, field) for field in _PREPROCESSING_FIELDS},
+        "dtype": dtype,
+        "source": getattr(source, "fingerprint", None),
+    }
+    return json.loads(json.dumps(content))
+
+
+def store_key(content: dict[str, Any]) -> str:
+    """Name of the folder for a store of this content: 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def backbone_fingerprint(backbone: nn.Module) -> str:
+    """Hash of a backbone's weights, the same for equal weights under Transformers 4 and 5.
+
+    The names are those of Transformers 5. Values are taken as float32, because the versions load a float16 checkpoint
+    in different dtypes. The mask token is left out: no embedding depends on it, and not all checkpoints have one.
+
+    Args:
+        backbone: A `Dinov2WithRegistersModel`.
+
+    Returns:
+        sha256, 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_with_newer_names(backbone.state_dict()).items()):
+        if name != "embeddings.mask_token":
+            digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _with_newer_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for name, tensor in weights.items():
+        if ".mlp.weights_in." in name:
+            for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2)):
+                renamed[name.replace("weights_in", part)] = half
+            continue
+        for older, newer in _NEWER_NAMES:
+            name = name.replace(older, newer)
+        renamed[name] = tensor
+    return renamed

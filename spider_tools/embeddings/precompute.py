@@ -1,0 +1,185 @@
+"""The frozen backbone embeds each unique patch one time, into a store that training and evaluation read.
+
+All processes of a run, and one run after the other, share a store. Its folder is named by what decides an embedding
+(see `identity`).
+"""
+
+import itertools
+import logging
+import time
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from .embedder import PatchEmbedder
+from .identity import store_content, store_key
+from .settings import EmbeddingSettings
+from .shared_work import POLL_SECONDS, SharedWork, only_run
+from .store import EmbeddingStore, Names, as_names
+from .store_index import prepare_store
+
+logger = logging.getLogger(__name__)
+
+
+class PatchSource(Protocol):
+    """Where patches are read from, in the workers of a loader, so that it must be picklable.
+
+    An attribute `fingerprint`, a string, tells data sets with equal patch names apart. Sources without it share their
+    stores: give them different folders.
+    """
+
+    def read(self, name: str) -> np.ndarray:
+        """One patch, uint8 `(P, P, 3)`; ValueError naming it if it cannot be read."""
+
+
+def embed_patches_once(
+    names: Names,
+    source: PatchSource,
+    model: Any,
+    image_processor: Any,
+    accelerator: Accelerator,
+    settings: EmbeddingSettings,
+) -> EmbeddingStore:
+    """Embed the patches that the store of this backbone lacks; all processes of the accelerator share the work.
+
+    Every shard that is there is compared with its checksum first, and the patches of damaged ones are embedded again.
+    A run that finds another one writing the same store waits for it. Random number generators are left as they are.
+
+    Args:
+        names: Of patches; repeated ones are embedded once.
+        source: Reads them.
+        model: A `SpiderForImageClassification`. It is not changed, whatever its mode and dtype.
+        image_processor: Its `SpiderImageProcessor`.
+        accelerator: Says which process this is, and on which device to embed.
+        settings: See there.
+
+    Returns:
+        The store, with all of the patches and whatever it held before.
+
+    Raises:
+        ValueError: There are no names, a patch cannot be read, or the processes hold different backbones.
+        FloatingPointError: An embedding is NaN or too large for float16.
+        OSError: A shard cannot be written, as on a full disk. Shards that were finished stay usable.
+    """
+    wanted = _unique(names)
+    model = accelerator.unwrap_model(model)
+    content = store_content(source, model, image_processor, settings.dtype)
+    folder = settings.folder / store_key(content)
+    if len(set(gather_object([folder.name]))) > 1:
+        raise ValueError(
+            "The processes hold different backbones, preprocessing or sources. Load the same checkpoint in all of "
+            "them, or set the same seed before making a random backbone."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_run(folder, accelerator):
+        if accelerator.is_main_process:
+            prepare_store(folder, content, model.config.backbone_config.hidden_size)
+        accelerator.wait_for_everyone()
+        missing = EmbeddingStore.open(folder).missing(wanted)
+        accelerator.wait_for_everyone()  # nobody adds a shard before everybody knows what is missing
+        if len(missing):
+            logger.info("embedding %d of %d patches into %s", len(missing), len(wanted), folder)
+            embed = PatchEmbedder(model, image_processor, accelerator.device, settings.dtype, settings.compile)
+            work = SharedWork(folder, missing, settings.batch_size, settings.shard_size, accelerator.num_processes)
+            loading = {
+                "dataset": _BatchReader(source, image_processor.patch_size),
+                "num_workers": settings.num_workers,
+                "pin_memory": accelerator.device.type == "cuda",
+            }
+            with tqdm(total=len(missing), unit="patch", disable=not accelerator.is_main_process) as bar:
+                _embed_shards(work, loading, embed, bar)
+        accelerator.wait_for_everyone()
+    return EmbeddingStore.open(folder)
+
+
+class _BatchReader(Dataset):
+    """Reads batches of patches in the workers of a loader; they leave as bytes, a quarter of the size of floats."""
+
+    def __init__(self, source: PatchSource, patch_size: int) -> None:
+        self._source = source
+        self._shape = (patch_size, patch_size, 3)
+
+    def __getitem__(self, names: list[str]) -> torch.Tensor:
+        """The patches with these names, uint8 `(len(names), P, P, 3)`."""
+        batch = np.empty((len(names), *self._shape), dtype=np.uint8)
+        for i, name in enumerate(names):
+            patch = self._source.read(name)
+            if patch.shape != self._shape or patch.dtype != np.uint8:
+                raise ValueError(f"The patch {name} is {patch.dtype} {patch.shape}, expected uint8 {self._shape}.")
+            batch[i] = patch
+        return torch.from_numpy(batch)
+
+
+def _embed_shards(work: SharedWork, loader_settings: dict[str, Any], embed: PatchEmbedder, bar: tqdm) -> None:
+    """Embed until all shards are finished, by this process or another one."""
+    try:
+        while unfinished := work.unfinished_patches():
+            batches = work.batches()
+            first = next(batches, None)
+            if first is None:  # others are at the last shards; should they die, their claims become free
+                _show(bar, bar.total - unfinished)
+                time.sleep(POLL_SECONDS)
+                continue
+            # A generator of its own: the loader must not draw from the global one, or training after embedding would
+            # differ from training with embeddings that were there.
+            loader = DataLoader(
+                sampler=itertools.chain([first], batches),
+                batch_size=None,
+                generator=torch.Generator(),
+                **loader_settings,
+            )
+            _embed_claimed(work, loader, embed, bar)
+        _show(bar, bar.total)
+    finally:
+        work.release()
+
+
+def _embed_claimed(work: SharedWork, loader: DataLoader, embed: PatchEmbedder, bar: tqdm) -> None:
+    filled = 0
+    for patches in loader:
+        names = work.claimed[0].names
+        embedded = embed(patches)
+        if filled == 0:
+            # On the device, so that a GPU runs ahead through the whole shard.
+            embeddings = embedded.new_empty(len(names), embedded.shape[-1], dtype=torch.float16)
+        embeddings[filled : filled + len(embedded)] = embedded
+        filled += len(embedded)
+        bar.update(len(embedded))
+        if filled == len(names):
+            embeddings = embeddings.cpu()
+            _check_finite(names, embeddings)
+            work.finish(embeddings)
+            filled = 0
+            _show(bar, bar.total - work.unfinished_patches())
+
+
+def _show(bar: tqdm, patches: int) -> None:
+    """Show how many patches all processes together have finished."""
+    bar.n = patches
+    bar.refresh()
+
+
+def _check_finite(names: pa.Array, embeddings: torch.Tensor) -> None:
+    bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise FloatingPointError(
+            f"The embeddings of {len(bad)} of {len(names)} patches are NaN or exceed what float16 holds (65504), the "
+            f"first is that of {names[bad[0]].as_py()}. Nothing of this shard was stored. Check the backbone, or embed "
+            "in float32 or bfloat16 if it overflows in float16."
+        )
+
+
+def _unique(names: Names) -> pa.Array:
+    """The names in order, each once."""
+    wanted = as_names(names)
+    if len(wanted) == 0 or wanted.null_count:
+        raise ValueError(f"Expected the names of patches, got {len(wanted)}, of which {wanted.null_count} are None.")
+    wanted = wanted.unique()
+    return wanted.take(pc.sort_indices(wanted))

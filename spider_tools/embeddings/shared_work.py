@@ -1,0 +1,134 @@
+"""How processes share the embedding of one store: one run at a time, and within it every shard by one process."""
+
+import logging
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
+from .store_index import StoreIndex, add_shard, shard_file
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+CLAIMS_FOLDER = "claims"
+
+
+@dataclass(frozen=True)
+class _PlannedShard:
+    file: str
+    names: pa.Array
+
+
+class SharedWork:
+    """The shards to embed, of which every process claims the next one that no other has.
+
+    A claim is a file lock, which the system frees when its process dies; whoever waits then takes over.
+
+    Args:
+        folder: Of the store, prepared.
+        missing: Names of the patches to embed, each once; the same in every process.
+        batch_size: Patches that are read and embedded at once.
+        shard_size: Most patches of one shard.
+        processes: That share the work.
+    """
+
+    def __init__(self, folder: Path, missing: pa.Array, batch_size: int, shard_size: int, processes: int) -> None:
+        self.claimed: deque[_PlannedShard] = deque()
+        self._folder = folder
+        self._batch_size = min(batch_size, shard_size)
+        # Whole batches, so that their composition, and with it every digit, does not depend on the processes. A small
+        # set is cut into smaller shards than it needs to be, so that no process stands idle.
+        batches = -(-len(missing) // self._batch_size)
+        rows = self._batch_size * min(shard_size // self._batch_size, -(-batches // processes))
+        slices = (missing.slice(start, rows) for start in range(0, len(missing), rows))
+        self._shards = [_PlannedShard(shard_file(names), names) for names in slices]
+        self._locks: dict[str, FileLock] = {}
+
+    def unfinished_patches(self) -> int:
+        """Patches that no process has finished."""
+        finished = self._finished_files()
+        return sum(len(shard.names) for shard in self._shards if shard.file not in finished)
+
+    def batches(self) -> Iterator[list[str]]:
+        """Names of patches batch by batch, until there is no shard that is neither finished nor claimed.
+
+        The loader asks ahead of the backbone, so that a shard is claimed before the one before it is finished, and
+        reading never pauses between two shards. `claimed` holds the shards of the batches that are on their way.
+        """
+        for shard in self._shards:
+            if shard.file not in self._finished_files() and self._claim(shard):
+                self.claimed.append(shard)
+                for start in range(0, len(shard.names), self._batch_size):
+                    yield shard.names.slice(start, self._batch_size).to_pylist()
+
+    def finish(self, embeddings: torch.Tensor) -> None:
+        """Write the first claimed shard; embeddings float16 `(patches, hidden)`."""
+        shard = self.claimed.popleft()
+        try:
+            add_shard(self._folder, shard.names, embeddings)
+        finally:
+            self._locks.pop(shard.file).release()
+
+    def release(self) -> None:
+        """Give up what is claimed and not finished."""
+        self.claimed.clear()
+        while self._locks:
+            self._locks.popitem()[1].release()
+
+    def _claim(self, shard: _PlannedShard) -> bool:
+        claims = self._folder / CLAIMS_FOLDER
+        claims.mkdir(exist_ok=True)
+        lock = FileLock(claims / f"{shard.file}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        if shard.file in self._finished_files():  # between the look at the index and the claim
+            lock.release()
+            return False
+        self._locks[shard.file] = lock
+        return True
+
+    def _finished_files(self) -> set[str]:
+        return {shard.file for shard in StoreIndex.read(self._folder).shards}
+
+
+@contextmanager
+def only_run(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Wait until no other run writes the store, then keep others out; the main process holds the lock.
+
+    Leave it when no process of the run embeds any more.
+    """
+    lock = FileLock(folder / "run.lock")
+    waited = False
+    while not _acquire(lock, accelerator):
+        if not waited:
+            logger.warning("another run writes the store %s; waiting for it", folder)
+        waited = True
+    try:
+        yield
+        if accelerator.is_main_process:
+            shutil.rmtree(folder / CLAIMS_FOLDER, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, accelerator: Accelerator) -> bool:
+    """One attempt, whose result all processes learn: a wait at a barrier would end in a time-out after minutes."""
+    acquired = False
+    if accelerator.is_main_process:
+        try:
+            lock.acquire(timeout=POLL_SECONDS)
+            acquired = True
+        except Timeout:
+            pass
+    return broadcast_object_list([acquired])[0]

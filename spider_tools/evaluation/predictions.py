@@ -1,0 +1,82 @@
+"""What a model said about the regions of a split, checked, and as a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+import pyarrow as pa
+
+from . import metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said about the regions of a split.
+
+    Attributes:
+        probabilities: Float `(regions, classes)`; each row adds up to 1.
+        labels: Integer `(regions,)`, the true classes.
+        slide_ids: The slide of every region.
+        class_names: In the order of the probabilities.
+        region_ids: Name of the central patch of every region, or `None`.
+
+    Raises:
+        ValueError: Lengths, shapes or ranges do not fit, there is no region, or all regions are of one class.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    slide_ids: Sequence[str]
+    class_names: Sequence[str]
+    region_ids: Optional[Sequence[str]] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together."""
+        metrics.check_probabilities(self.probabilities, self.labels)
+        regions, classes = self.probabilities.shape
+        if len(self.class_names) != classes or len(set(self.class_names)) != classes:
+            raise ValueError(f"Expected {classes} different class names, got {list(self.class_names)}.")
+        metrics.check_comparable(self.labels, self.class_names)
+        for field in ("slide_ids", "region_ids"):
+            values = getattr(self, field)
+            if values is not None and len(values) != regions:
+                raise ValueError(f"Expected one of `{field}` per region, got {len(values)} for {regions} regions.")
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of every region, int64 `(regions,)`."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def num_slides(self) -> int:
+        """Number of different slides."""
+        return len(set(self.slide_ids))
+
+
+def predictions_table(predictions: Predictions) -> pa.Table:
+    """One row per region.
+
+    Returns:
+        `slide_id`, `patch` (name of the central patch, or null), `true_class`, `predicted_class`, one float column
+        `probability: <class>` for every class, and `entropy` of the probabilities in nat, 0 to ln(classes).
+    """
+    names = pa.array(list(predictions.class_names), pa.string())
+
+    def class_column(indices: np.ndarray) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), names)
+
+    probabilities = predictions.probabilities
+    positive = np.where(probabilities > 0, probabilities, 1.0).astype(np.float64)
+    patches = [None] * len(predictions.labels) if predictions.region_ids is None else list(predictions.region_ids)
+    columns = {
+        "slide_id": pa.array([str(slide) for slide in predictions.slide_ids], pa.string()),
+        "patch": pa.array(patches, pa.string()),
+        "true_class": class_column(predictions.labels),
+        "predicted_class": class_column(predictions.predicted),
+    }
+    for index, name in enumerate(predictions.class_names):
+        columns[f"probability: {name}"] = pa.array(np.ascontiguousarray(probabilities[:, index]))
+    # Rounding can take the sum a little below 0.
+    columns["entropy"] = pa.array(np.maximum(-(positive * np.log(positive)).sum(axis=1), 0.0))
+    return pa.table(columns)

@@ -1,0 +1,84 @@
+"""The report of an evaluation: results.json, tables, predictions, pictures, comparisons."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from ..files import replacing
+from ..paper_results import published_organ
+from .confusion_matrix import draw_confusion_matrix
+from .context_ablation import context_ablation_table, make_context_ablation
+from .predictions import Predictions, predictions_table
+from .results import ReportContext, make_results
+from .tables import comparison_page, per_class_tables
+
+_OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json")
+
+
+def write_report(output_dir: Path, predictions: Predictions, context: ReportContext) -> dict[str, Any]:
+    """Write the report of an evaluation.
+
+    | file | content |
+    |---|---|
+    | results.json | headline figures with 95% intervals, scores per class, what was evaluated |
+    | per_class.csv, per_class.md | recall, precision, F1 and support of every class |
+    | predictions.parquet | one row per region: slide, patch, classes, probabilities, entropy |
+    | confusion_matrix.png | counts, coloured by their share of the true class |
+    | comparison.md | with `compare`: the published figures beside these |
+    | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
+
+    No file is replaced before all of them are written; files of an earlier report that this one lacks are removed.
+
+    Args:
+        output_dir: Made if it is absent.
+        predictions: For all regions of the split; under distribution, gathered, and on one process only.
+        context: What was evaluated.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        ValueError: The organ is unknown, or the predictions by context size are for different regions.
+        OSError: The folder cannot be written.
+    """
+    results = make_results(predictions, context)
+    texts = {"results.json": _json(results), **per_class_tables(results["per_class"])}
+    if context.compare is not None:
+        texts["comparison.md"] = comparison_page(results, published_organ(context.compare))
+    if context.by_context_size is not None:
+        ablation = make_context_ablation(context.by_context_size, context)
+        texts["context_ablation.json"] = _json(ablation)
+        texts["context_ablation.md"] = context_ablation_table(ablation)
+    # A dictionary's order: results.json takes its name last, as the sign of a complete report.
+    writers: dict[str, Callable[[Path], Any]] = {name: _text_writer(text) for name, text in texts.items()}
+    writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
+    writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
+    _write_all(output_dir, writers)
+    return results
+
+
+def _write_all(output_dir: Path, writers: Mapping[str, Callable[[Path], Any]]) -> None:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        # The stack unwinds from the end, so that the first file is replaced last.
+        for name, write in writers.items():
+            write(stack.enter_context(replacing(output_dir / name)))
+    for name in set(_OPTIONAL_FILES) - set(writers):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def _text_writer(text: str) -> Callable[[Path], Any]:
+    return lambda path: path.write_bytes(text.encode("utf-8"))
+
+
+def _save_picture(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

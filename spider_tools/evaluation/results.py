@@ -1,0 +1,70 @@
+"""The content of results.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from . import bootstrap, metrics
+from .predictions import Predictions
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What was evaluated, and what the report shall hold.
+
+    Attributes:
+        dataset: Name or folder of the data set.
+        split: The evaluated split.
+        model: Name or folder of the model.
+        compare: An organ of `paper_results.organ_names()` to compare with.
+        by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
+        resamples: Number of sets of slides that the intervals come from.
+        seed: Chooses these sets.
+    """
+
+    dataset: str
+    split: str
+    model: str
+    compare: Optional[str] = None
+    by_context_size: Optional[Mapping[int, Predictions]] = None
+    resamples: int = bootstrap.RESAMPLES
+    seed: int = 0
+
+
+def make_results(predictions: Predictions, context: ReportContext) -> dict[str, Any]:
+    """The content of results.json.
+
+    Returns:
+        `metrics`: `value` and `ci95` by figure, and a `reason` where `ci95` is `None`; `per_class`: `recall`,
+        `precision`, `f1` and `support` by class name; `dataset`, `split`, `model`; the numbers of `regions` and
+        `slides`.
+    """
+    table = metrics.per_class_table(predictions.labels, predictions.predicted, predictions.class_names)
+    return {
+        "metrics": figures_with_intervals(predictions, context),
+        "per_class": {
+            name: {"recall": row.recall, "precision": row.precision, "f1": row.f1, "support": row.support}
+            for name, row in table.items()
+        },
+        "dataset": context.dataset,
+        "split": context.split,
+        "model": context.model,
+        "regions": len(predictions.labels),
+        "slides": predictions.num_slides,
+    }
+
+
+def figures_with_intervals(predictions: Predictions, context: ReportContext) -> dict[str, dict[str, Any]]:
+    """`value` and `ci95` of every headline figure, and a `reason` where `ci95` is `None`."""
+    figures = metrics.headline_figures(predictions.probabilities, predictions.labels)
+    intervals = bootstrap.bootstrap_by_slide(
+        predictions.probabilities, predictions.labels, predictions.slide_ids, context.resamples, context.seed
+    )
+    return {name: with_interval(value, name, intervals) for name, value in figures.items()}
+
+
+def with_interval(value: float, name: str, intervals: bootstrap.Intervals) -> dict[str, Any]:
+    """One figure with its interval, or with the reason why it has none."""
+    if intervals.ci95 is None:
+        return {"value": value, "ci95": None, "reason": intervals.reason}
+    return {"value": value, "ci95": list(intervals.ci95[name])}

@@ -1,0 +1,144 @@
+"""Evaluation of a model on a split: embed each patch once, classify, report."""
+
+import logging
+from dataclasses import replace
+from typing import Any, Optional
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import ClassLabel, Dataset
+
+from .. import remote_code
+from ..data.grid import region_grid, unique_patch_names
+from ..data.loaders import EmbeddedRegions, evaluation_loader
+from ..data.loading import RegionData, load_regions
+from ..data.settings import DataSettings
+from ..embeddings.precompute import embed_patches_once
+from ..embeddings.settings import EmbeddingSettings
+from ..launching import make_accelerator
+from ..weights.loading import load_spider
+from .predict import RegionClassifier, context_window, predict
+from .predictions import Predictions
+from .report import write_report
+from .results import ReportContext
+from .settings import EvaluationSettings
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) -> Optional[dict[str, Any]]:
+    """Evaluate a model on one split of a data set and write the report.
+
+    Args:
+        settings: See there.
+        data_settings: The data set. Context size, patch size and class order are the model's.
+
+    Returns:
+        What results.json holds; None in all processes but the first.
+
+    Raises:
+        ValueError: Model and data do not fit each other, or the split is missing or empty.
+    """
+    accelerator = make_accelerator()
+    config = remote_code.config_class().from_pretrained(settings.model, revision=settings.revision)
+    sizes = [int(size) for size in settings.context_sizes or ()]
+    for size in sizes:
+        context_window(config.num_context_patches, size)  # refuses a size that does not fit, before any work
+    data_settings = replace(data_settings, context_size=config.context_size, patch_size=config.patch_size)
+    with accelerator.main_process_first():
+        data = load_regions(data_settings)
+    split = _matching_split(data, settings, config.class_names)
+    labels, by_size = _predict(accelerator, settings, data, split, [config.context_size, *sizes])
+    results = None
+    if accelerator.is_main_process:
+        names = data.splits[settings.split].features["label"].names
+        shared = {i: name for i, name in enumerate(config.class_names) if name in names}
+        made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
+        context = ReportContext(
+            dataset=data.name,
+            split=settings.split,
+            model=settings.model,
+            compare=settings.compare,
+            by_context_size={size: made[size] for size in sizes} if sizes else None,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
+        results = write_report(settings.output_dir, made[config.context_size], context)
+    accelerator.end_training()
+    return results
+
+
+def _predict(
+    accelerator: Accelerator, settings: EvaluationSettings, data: RegionData, split: Dataset, sizes: list[int]
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Labels and, by context size, probabilities; each patch is embedded once for all of them."""
+    model = load_spider(settings.model, settings.revision).to(accelerator.device)
+    image_processor = remote_code.image_processor_class().from_pretrained(settings.model, revision=settings.revision)
+    embedding = EmbeddingSettings(
+        folder=settings.embedding_store or settings.output_dir / "embeddings",
+        dtype=settings.embedding_dtype,
+        compile=settings.embedding_compile,
+        batch_size=settings.embedding_batch_size,
+        num_workers=settings.num_workers,
+    )
+    store = embed_patches_once(
+        unique_patch_names({settings.split: split}),
+        data.patches,
+        model,
+        image_processor,
+        accelerator,
+        embedding,
+    )
+    regions = EmbeddedRegions(region_grid(split, store.rows), store)
+    loader = accelerator.prepare(evaluation_loader(regions, settings.batch_size, num_workers=0))
+    classifier = RegionClassifier(model, normalize=None)
+    return predict(accelerator, classifier, loader, list(dict.fromkeys(sizes)), progress="classifying")
+
+
+def _matching_split(data: RegionData, settings: EvaluationSettings, model_classes: list[str]) -> Dataset:
+    """The split, its labels numbered in the model's order."""
+    if settings.split not in data.splits:
+        raise ValueError(f"{data.name} has no split {settings.split!r}, only {sorted(data.splits)}.")
+    split = data.splits[settings.split]
+    names = split.features["label"].names
+    counts = np.bincount(np.asarray(split.with_format("numpy")["label"]), minlength=len(names))
+    present = {name for name, count in zip(names, counts) if count}
+    unknown, absent = sorted(set(names) - set(model_classes)), sorted(set(model_classes) - set(names))
+    if (unknown or absent) and not settings.allow_subset:
+        raise ValueError(
+            f"Model and data have different classes. Only in the data: {unknown or 'none'}. Only in the model: "
+            f"{absent or 'none'}. --allow_subset evaluates the regions of the classes that both have."
+        )
+    if unknown:
+        keep = [i for i, label in enumerate(split["label"]) if names[label] in model_classes]
+        logger.warning("left out %d regions of classes that the model does not know", len(split) - len(keep))
+        split, present = split.select(keep), present & set(model_classes)
+    if len(split) == 0:
+        raise ValueError(f"The split {settings.split!r} of {data.name} has no regions of the model's classes.")
+    if len(present) < 2:
+        raise ValueError(f"All regions of the split {settings.split!r} are of one class, {sorted(present)}.")
+    return _renumbered(split, names, model_classes)
+
+
+def _renumbered(split: Dataset, names: list[str], model_classes: list[str]) -> Dataset:
+    if names == model_classes:
+        return split
+    labels = [model_classes.index(names[label]) for label in split["label"]]
+    features = split.features.copy()
+    features["label"] = ClassLabel(names=model_classes)
+    table = split.remove_columns("label").add_column("label", labels)
+    return table.select_columns(list(features)).cast(features)
+
+
+def _predictions(split: Dataset, labels: np.ndarray, probabilities: np.ndarray, shared: dict[int, str]) -> Predictions:
+    """Predictions among the classes that model and data share, `{index of the model: name}`."""
+    center = len(split[0]["patches"]) // 2
+    kept = list(shared)
+    probabilities = probabilities[:, kept]
+    return Predictions(
+        probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
+        labels=np.searchsorted(kept, labels),
+        slide_ids=list(split["slide_id"]),
+        class_names=list(shared.values()),
+        region_ids=[patches[center] for patches in split["patches"]],
+    )

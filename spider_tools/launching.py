@@ -1,0 +1,33 @@
+"""How scripts start: their logging, and an accelerator whose processes know of each other."""
+
+import logging
+import os
+from typing import Any
+
+from accelerate import Accelerator
+
+
+def make_accelerator(**options: Any) -> Accelerator:
+    """An `Accelerator` of all processes that were launched.
+
+    Args:
+        **options: Of the accelerator.
+
+    Raises:
+        ValueError: Several processes were launched, but accelerate sees one: each would do all of the work, and write
+            the same files. It happens on machines without a GPU.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(**options)
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched, but they do not see each other. On a machine without a GPU set "
+            "ACCELERATE_USE_CPU=true and launch with --multi_gpu, in spite of its name."
+        )
+    return accelerator
+
+
+def set_up_logging() -> None:
+    """Show what our own code tells, and only warnings of accelerate, which tells of every file that it writes."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)

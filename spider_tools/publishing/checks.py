@@ -1,0 +1,123 @@
+"""What a model folder must hold, and whether a stranger can load it, before anything is uploaded."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+logger = logging.getLogger(__name__)
+
+CODE_FILES = (
+    "configuration_spider.py",
+    "image_processor_spider.py",
+    "modeling_spider.py",
+    "processing_spider.py",
+)
+CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
+_LOAD_CHECK = Path(__file__).with_name("load_check.py")
+_LOAD_CHECK_SECONDS = 1800
+TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """The files of a model, by the names that they get in a repository.
+
+    Raises:
+        ValueError: One is missing, leads out of the folder, or holds an access token.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder. Expected one that train.py wrote.")
+    names = [*CONFIG_FILES, *CODE_FILES, *_weight_files(folder)]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is no complete model: it lacks {', '.join(missing)}. train.py writes all of them.")
+    files = {name: folder / name for name in names}
+    for name, path in files.items():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} leads out of the folder, to {path.resolve()}. Put the file itself there.")
+        if not name.endswith(".safetensors") and _TOKEN.search(path.read_bytes()):
+            raise ValueError(f"{path} holds what looks like an access token. Remove it, and revoke it: {TOKENS_PAGE}")
+    return files
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / WEIGHTS).is_file() and any(folder.glob("*.bin")):
+            raise ValueError(
+                f"{folder} has its weights in pickles only, which run code when they are loaded. Load the model and "
+                f"save it with save_pretrained: that writes {WEIGHTS}."
+            )
+        return [WEIGHTS]
+    if (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} holds both {WEIGHTS} and {INDEX}. Remove what is left of the other model.")
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is no index of weights: {error!r}. Save the model again.") from error
+    for shard in shards:
+        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
+            raise ValueError(f"{index} names {shard!r}, expected files like model-00001-of-00002.safetensors.")
+    return [INDEX, *shards]
+
+
+def own_results(folder: Path) -> Optional[Path]:
+    """The evaluation in a model's folder, unless the weights have changed since."""
+    found = folder / "evaluation" / "results.json"
+    if not found.is_file():
+        return None
+    newest = max((folder / name).stat().st_mtime for name in _weight_files(folder))
+    if found.stat().st_mtime < newest:
+        logger.warning(
+            "%s is older than the weights, so that the card shows no results: evaluate again, or pass --results %s if "
+            "they are of these weights",
+            found,
+            found.parent,
+        )
+        return None
+    return found.parent
+
+
+def check_loads(files: Mapping[str, Path]) -> None:
+    """Load a model from these files alone, in a clean process without network, and classify a region.
+
+    The process has the interpreter's packages, but neither this project nor the user's caches, tokens and settings.
+
+    Raises:
+        ValueError: It does not load.
+    """
+    with tempfile.TemporaryDirectory(prefix="spider-load-check-") as temporary:
+        bare = Path(temporary, "model")
+        bare.mkdir()
+        for name, path in files.items():
+            (bare / name).symlink_to(path.resolve())
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON"))}
+        command = [sys.executable, "-I", str(_LOAD_CHECK), str(bare)]
+        try:
+            done = subprocess.run(
+                command,
+                env=kept | {"HF_HOME": str(Path(temporary, "cache")), "HF_HUB_OFFLINE": "1"},
+                cwd=temporary,
+                capture_output=True,
+                text=True,
+                timeout=_LOAD_CHECK_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(
+                f"The model did not load and classify a region in {_LOAD_CHECK_SECONDS} s. Nothing was uploaded."
+            ) from error
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-12:])
+        raise ValueError(
+            f"The model does not load from its files alone, or does not classify a region. Nothing was uploaded. Its "
+            f"process ended with:\n{last}"
+        )

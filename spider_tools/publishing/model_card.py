@@ -1,0 +1,282 @@
+"""The card of a trained model, README.md: written from what its folder and its evaluation say, and nothing else."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..evaluation.tables import headline_table
+from ..files import replacing, write_text
+from ..hub import is_hub_id
+from ..paper_results import organ_names, published_organ
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+RESULT_FILES = ("results.json", "confusion_matrix.png")
+SPIDER_LICENSE = "cc-by-nc-4.0"  # of the published data sets, and so of what is trained on them
+_TAGS = ["pathology", "histology", "whole-slide-imaging", "spider", "custom_code", "arxiv:2503.02876"]
+# Figure of results.json, metric of the Hub, name of both for people.
+_HUB_METRICS = (
+    ("accuracy", "accuracy", "Accuracy"),
+    ("macro_precision", "precision", "Precision (macro)"),
+    ("macro_f1", "f1", "F1 (macro)"),
+)
+# These say where a run went, how fast, and where to, not what it learned.
+_SETTINGS_LEFT_OUT = (
+    "num_workers",
+    "embedding_batch_size",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "resume_from_checkpoint",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private",
+)
+
+
+def write_model_card(
+    folder: Path, results: Optional[Path] = None, repo_id: Optional[str] = None, license: Optional[str] = None
+) -> Path:
+    """Write README.md, and copy results.json and confusion_matrix.png beside it.
+
+    What is not known is left out of the card. Its content depends on nothing but the files and the arguments.
+
+    Args:
+        folder: Holds a model; what `training` says in its config.json goes into the card.
+        results: Folder of an evaluation, as `reporting.write_report` leaves it.
+        repo_id: `"org/name"` on the Hub, for the lines that load the model.
+        license: Of the weights, as the Hub spells it. By default that of the SPIDER data sets, if the weights were
+            trained on them; otherwise the card names none.
+
+    Returns:
+        The path of README.md.
+
+    Raises:
+        ValueError: config.json or results.json cannot be used, or they have different classes.
+        OSError: A file cannot be read or written.
+    """
+    card = make_model_card(folder, results, repo_id, license)
+    if results is not None:
+        for name in RESULT_FILES:
+            source = results / name
+            if source.is_file() and not _is_same(source, folder / name):
+                with replacing(folder / name) as unfinished:
+                    shutil.copyfile(source, unfinished)
+    write_text(folder / "README.md", str(card))
+    return folder / "README.md"
+
+
+def make_model_card(
+    folder: Path, results: Optional[Path] = None, repo_id: Optional[str] = None, license: Optional[str] = None
+) -> ModelCard:
+    """The card that `write_model_card` writes; see there."""
+    config = read_config(folder)
+    training = config.get("training") or {}
+    measured = None if results is None else read_results(results, config["class_names"])
+    license = license or (SPIDER_LICENSE if _spider_organs(training, config["class_names"]) else None)
+    title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
+    data = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        base_model=_base_model(training),
+        datasets=_hub_datasets(training, config["class_names"]),
+        tags=_TAGS,
+        metrics=[metric for _, metric, _ in _HUB_METRICS] if measured else None,
+        model_name=title if measured else None,
+        eval_results=_eval_results(measured) if measured else None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=title,
+        repo_id=repo_id or "org/name",
+        license=license,
+        config=config,
+        region_size=config["context_size"] * config["patch_size"],
+        classes=_class_rows(config["class_names"], training, measured),
+        has_training_counts="regions_per_class" in training,
+        measured=measured,
+        measured_dataset=_name_of(measured["dataset"]) if measured else None,
+        headline=headline_table(measured) if measured else None,
+        has_picture=results is not None and (results / "confusion_matrix.png").is_file(),
+        training=_training_rows(training, _read_environment(folder)),
+        cell=_cell,
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json of a SPIDER model says.
+
+    Raises:
+        ValueError: It is missing, or not of a SPIDER model.
+    """
+    config = _read_json(folder / "config.json")
+    missing = [name for name in ("class_names", "context_size", "patch_size", "mpp") if name not in config]
+    if missing:
+        raise ValueError(f"{folder / 'config.json'} is not of a SPIDER model: it lacks {', '.join(missing)}.")
+    return config
+
+
+def read_results(folder: Path, class_names: list[str]) -> dict[str, Any]:
+    """What results.json of an evaluation says.
+
+    Raises:
+        ValueError: It is missing or broken, or of a model with other classes.
+    """
+    path = folder / "results.json"
+    results = _read_json(path)
+    try:
+        figures = {name: figure["value"] for name, figure in results["metrics"].items()}
+        evaluated = list(results["per_class"])
+        missing = [name for name, _, _ in _HUB_METRICS if name not in figures]
+        missing += [name for name in ("dataset", "split", "regions", "slides") if name not in results]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not what an evaluation writes: {error!r}. Evaluate the model again.") from error
+    if missing:
+        raise ValueError(f"{path} is not what an evaluation writes: it lacks {', '.join(missing)}.")
+    for name, value in figures.items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{path}: expected a number for {name}, got {value!r}.")
+    if evaluated != class_names:
+        raise ValueError(
+            f"{path} is of another model: it has the classes {evaluated}, config.json has {class_names}. "
+            "Evaluate this model."
+        )
+    return results
+
+
+def _eval_results(measured: Mapping[str, Any]) -> list[EvalResult]:
+    dataset = measured["dataset"]
+    name = _name_of(dataset)
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type=dataset if is_hub_id(dataset) else re.sub(r"[^\w.-]+", "-", name).strip("-._") or "unnamed",
+            dataset_name=name,
+            dataset_split=measured["split"],
+            metric_type=metric,
+            metric_name=title,
+            metric_value=measured["metrics"][figure]["value"],
+            metric_args={"average": "macro"} if figure.startswith("macro_") else None,
+        )
+        for figure, metric, title in _HUB_METRICS
+    ]
+
+
+def _class_rows(
+    class_names: list[str], training: Mapping[str, Any], measured: Optional[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    counts = training.get("regions_per_class", {})
+    return [
+        {
+            "name": name,
+            "training_regions": counts.get(name, 0),
+            "measured": measured["per_class"][name] if measured else None,
+        }
+        for name in class_names
+    ]
+
+
+def _training_rows(training: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
+    """What the card says of the training, in its order; without paths, which are nobody else's business."""
+    rows: dict[str, Any] = {}
+    if "dataset" in training:
+        rows["data set"] = _name_of(training["dataset"])
+    for name in ("regions", "slides"):
+        if training.get(name) is not None:
+            rows[f"training {name}"] = f"{training[name]:,}"
+    if training.get("epochs") is not None:
+        rows["epochs trained"] = training["epochs"]
+    if training.get("best_validation_macro_f1") is not None:
+        rows["best F1 (macro) on the validation split"] = f"{training['best_validation_macro_f1']:.3f}"
+    for name, value in training.get("settings", {}).items():
+        if name not in _SETTINGS_LEFT_OUT and value is not None and not _is_path(value):
+            rows[name] = value
+    packages = environment.get("packages", {})
+    if packages:
+        software = [f"Python {environment['python']}"] if "python" in environment else []
+        rows["software"] = ", ".join([*software, *(f"{name} {version}" for name, version in packages.items())])
+    if environment.get("gpu"):
+        rows["GPU"] = environment["gpu"]
+    return {name: str(value) for name, value in rows.items()}
+
+
+def _base_model(training: Mapping[str, Any]) -> Optional[str]:
+    """Hub id of what the training started from, if it came from the Hub."""
+    if "base_model" in training:
+        return training["base_model"]
+    settings = training.get("settings", {})
+    source = settings.get("init_from") or settings.get("backbone")
+    return source if source is not None and is_hub_id(source) else None
+
+
+def _hub_datasets(training: Mapping[str, Any], class_names: list[str]) -> Optional[list[str]]:
+    dataset = training.get("dataset")
+    if dataset is not None and is_hub_id(dataset):
+        return [dataset]
+    organ = None if dataset is None else _organ_of_folder(dataset, class_names)
+    return None if organ is None else [published_organ(organ).dataset]
+
+
+def _spider_organs(training: Mapping[str, Any], class_names: list[str]) -> list[str]:
+    """The organs whose published data, or a published model trained on them, these weights come from."""
+    sources = {training.get("dataset"), _base_model(training)}
+    organs = [
+        name
+        for name in organ_names()
+        if published_organ(name).dataset in sources or published_organ(name).model in sources
+    ]
+    local = _organ_of_folder(training["dataset"], class_names) if "dataset" in training else None
+    return organs if local is None else [*organs, local]
+
+
+def _organ_of_folder(dataset: str, class_names: list[str]) -> Optional[str]:
+    """The organ of a folder that has the name and the classes of a published data set."""
+    for name in organ_names():
+        published = published_organ(name)
+        same_name = _name_of(dataset).casefold() == _name_of(published.dataset).casefold()
+        if same_name and set(class_names) <= set(published.class_names):
+            return name
+    return None
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or "\\" in value) and not is_hub_id(value)
+
+
+def _name_of(dataset: str) -> str:
+    """The last part of a Hub id or of a path: where somebody keeps a folder does not belong in a card."""
+    return re.split(r"[/\\]", dataset.rstrip("/\\"))[-1] or "unnamed"
+
+
+def _cell(value: Any) -> str:
+    """A value for a cell of a Markdown table, with nothing that ends the cell or starts HTML."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _read_environment(folder: Path) -> dict[str, Any]:
+    path = folder / "training" / "environment.json"
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} has no {path.name}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object, got {type(content).__name__}.")
+    return content
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    return target.exists() and source.samefile(target)

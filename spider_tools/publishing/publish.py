@@ -1,0 +1,40 @@
+"""Publishing a model folder from its files to the commit."""
+
+from pathlib import Path
+
+from .checks import check_loads, model_files, own_results
+from .model_card import RESULT_FILES, write_model_card
+from .settings import PublishSettings
+from .upload import check_target, upload
+
+
+def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSettings()) -> str:
+    """Write the card of a model, check that the model loads, and upload it in one commit.
+
+    Uploaded are the model's weights, configurations and code, the card, and of an evaluation results.json and
+    confusion_matrix.png: nothing else that the folder holds. Readers see all of it or nothing. After an interruption
+    the same call goes on: weights that have arrived are not sent again. A folder that the repository holds already
+    makes no commit.
+
+    Args:
+        folder: A model folder, as training leaves it.
+        repo_id: `"org/name"` on the Hub; made if absent.
+        settings: See there.
+
+    Returns:
+        URL of the commit; its last part is the revision to pin.
+
+    Raises:
+        ValueError: The id is none, the folder is incomplete or does not load, or its results are of another model.
+        PermissionError: There is no token, or it may not do this.
+        FileExistsError: The repository has files already, and `exist_ok` is not set.
+        ConnectionError: The Hub cannot be reached, or the upload broke off.
+    """
+    files = model_files(folder)
+    check_target(repo_id, settings)
+    results = settings.results or own_results(folder)
+    files["README.md"] = write_model_card(folder, results, repo_id, settings.license)
+    if results is not None:
+        files |= {name: folder / name for name in RESULT_FILES if (results / name).is_file()}
+    check_loads(files)
+    return upload(files, repo_id, settings)

@@ -1,0 +1,131 @@
+"""The model that a training run starts from: its backbone, its head, and what of them learns."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import Dinov2WithRegistersConfig
+
+from .. import remote_code
+from ..weights.loading import load_backbone, load_spider
+from .settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+# 64 tokens of 28 px in a 224 px patch.
+SMALL_BACKBONE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_ratio": 2,
+    "patch_size": 28,
+    "image_size": 224,
+    "num_register_tokens": 1,
+}
+_HEAD_FIELDS = (
+    "head_hidden_size",
+    "head_num_hidden_layers",
+    "head_num_attention_heads",
+    "head_intermediate_size",
+    "head_hidden_dropout_prob",
+    "head_attention_probs_dropout_prob",
+    "head_dropout_prob",
+)
+
+
+def starting_model(settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int) -> Any:
+    """The `SpiderForImageClassification` that training starts from, in float32.
+
+    Args:
+        settings: Says where the weights come from and what of the backbone learns.
+        class_names: Classes, in the order of the logits.
+        context_size: Patches along one side of a region.
+        patch_size: Side of a patch in px.
+
+    Raises:
+        ValueError: The source is no SPIDER model, no backbone of this kind, or of other sizes.
+        OSError: The source cannot be found or downloaded.
+    """
+    if settings.init_from is not None:
+        model = _from_spider(settings.init_from, class_names, context_size)
+    else:
+        model = _with_backbone(settings, class_names, context_size, patch_size)
+    if model.config.patch_size != patch_size:
+        raise ValueError(f"{settings.init_from} embeds patches of {model.config.patch_size} px, got {patch_size} px.")
+    if settings.train_backbone == "full":
+        model.unfreeze_backbone()
+    elif settings.train_backbone == "lora":
+        _add_lora(model, settings.lora_rank)
+    return model
+
+
+def merge_lora(model: Any) -> None:
+    """Add LoRA matrices to the weights that they adapt, so that the backbone is a plain one again."""
+    if hasattr(model.backbone, "merge_and_unload"):
+        model.backbone = model.backbone.merge_and_unload()
+
+
+def _with_backbone(settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int) -> Any:
+    if settings.backbone == "random":
+        backbone, backbone_config = None, _random_backbone_config(settings.backbone_config)
+    else:
+        backbone = load_backbone(settings.backbone, patch_size, settings.interpolate_positions)
+        backbone_config = backbone.config.to_dict()
+    config = remote_code.config_class()(
+        backbone_config=backbone_config,
+        patch_size=patch_size,
+        class_names=class_names,
+        context_size=context_size,
+        **{field: getattr(settings, field) for field in _HEAD_FIELDS},
+    )
+    model = remote_code.model_class()(config)
+    if backbone is not None:
+        model.backbone.load_state_dict(backbone.state_dict())
+    return model
+
+
+def _random_backbone_config(name: str) -> Any:
+    if name == "hibou-L":
+        return None
+    if name == "small":
+        return SMALL_BACKBONE
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"--backbone_config must be 'hibou-L', 'small' or a JSON file, got {name!r}.")
+    return Dinov2WithRegistersConfig(**json.loads(path.read_text(encoding="utf-8"))).to_dict()
+
+
+def _from_spider(source: str, class_names: list[str], context_size: int) -> Any:
+    """A SPIDER model with another list of classes; those that it knows keep their rows of the classifier."""
+    trained = load_spider(source)
+    side = trained.config.context_size
+    if side != context_size:
+        raise ValueError(f"{source} reads regions of {side}x{side} patches, --context_size is {context_size}.")
+    known = trained.config.class_names
+    if known == class_names:
+        return trained
+    config = remote_code.config_class().from_pretrained(source, class_names=class_names)
+    model = remote_code.model_class()(config)
+    kept = [(new, known.index(name)) for new, name in enumerate(class_names) if name in known]
+    weights = trained.state_dict()
+    for name, parameter in (("weight", model.classifier.weight), ("bias", model.classifier.bias)):
+        rows = parameter.detach().clone()
+        for new, old in kept:
+            rows[new] = weights[f"classifier.{name}"][old]
+        weights[f"classifier.{name}"] = rows
+    model.load_state_dict(weights)
+    logger.info("%d of %d classes keep their part of the classifier of %s", len(kept), len(class_names), source)
+    return model
+
+
+def _add_lora(model: Any, rank: int) -> None:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ValueError("--train_backbone lora needs the package peft.") from error
+    # Transformers 4 and 5 name the projections differently.
+    targets = ["query", "key", "value", "q_proj", "k_proj", "v_proj"]
+    present = [name for name in targets if any(m.endswith(f".{name}") for m, _ in model.backbone.named_modules())]
+    model.unfreeze_backbone()
+    model.backbone = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=present))

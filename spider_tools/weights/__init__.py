@@ -1,0 +1,5 @@
+"""Weights from elsewhere, strictly: every tensor is used once and every parameter is filled.
+
+Takes files, folders and Hub ids and gives backbones and models in float32. It never runs a source's code, reads pickles
+only with `weights_only=True`, and refuses what is missing, left over, mis-shaped or ambiguous.
+"""

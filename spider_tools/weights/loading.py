@@ -1,0 +1,79 @@
+"""Backbones and SPIDER models from their files, strictly: every tensor is used once and every parameter is filled."""
+
+from typing import Any, Optional
+
+import torch
+
+from .. import remote_code
+from .dinov2 import build_backbone
+from .dinov2_config import Positions
+from .dinov2_pieces import find_backbone, holds_backbone, listed
+from .reading import locate, open_source, read_json
+
+# What config.json of every model of this project has, and that of a published checkpoint has not.
+_OWN_FIELDS = ("backbone_config", "class_names", "context_size", "head_hidden_size")
+_HOW_TO_IMPORT = (
+    "A checkpoint that was published with the paper is imported first: "
+    "python -m spider_tools.weights import-spider SOURCE OUT"
+)
+
+
+def load_backbone(source: str, patch_size: Optional[int] = None, interpolate_positions: bool = False) -> Any:
+    """A DINOv2 backbone, with registers or without, strictly from its tensors.
+
+    Taken are folders and Hub repositories in the format of Transformers (parameter names of 4.x or 5.x, safetensors in
+    one file or sharded), `Dinov2Model` and remote-code repositories such as histai/hibou-L included, whose code is
+    never read; and state dicts with HistAI's own names, in safetensors or `torch.save` files, whatever stands before
+    the names. Without registers it is the same architecture with none of them.
+
+    Args:
+        source: Path of a file or folder, or a Hub id.
+        patch_size: Side in px of the patches to embed; by default what the source is for.
+        interpolate_positions: Whether position embeddings of another grid of tokens are interpolated to that of
+            `patch_size`, as DINOv2 does for images of another size. Otherwise they are refused.
+
+    Returns:
+        A `Dinov2WithRegistersModel` in float32 and evaluation mode, whatever the source's dtype. Its `pooler_output`,
+        the class token after the last layer norm, is the embedding. A mask token that the source lacks is zero: only
+        masked pre-training reads it.
+
+    Raises:
+        ValueError: Names that are missing, unused or mis-shaped, tensors of integers or not finite, sizes that do not
+            fit, or a source that is damaged or ambiguous.
+        OSError: There is no such source, or it cannot be downloaded; the message says what to do.
+    """
+    opened = open_source(source, holds_backbone)
+    found = find_backbone(source, opened.tensors)
+    found.note("unused", sorted(opened.tensors.keys() - found.names))
+    return build_backbone(found, opened.config, Positions(patch_size, interpolate_positions))
+
+
+def load_spider(source: str, revision: Optional[str] = None) -> Any:
+    """A SPIDER model of this project, every parameter of which is in its files, in float32 and evaluation mode.
+
+    Args:
+        source: Folder or Hub id.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: The source is no such model, or its weights do not fit it one to one.
+        OSError: There is no such source, or it cannot be downloaded; the message says what to do.
+    """
+    folder = locate(source, revision)
+    config = read_json(folder / "config.json") or {}
+    if not config.keys() >= set(_OWN_FIELDS):
+        raise ValueError(f"{source} is no SPIDER model of this project. {_HOW_TO_IMPORT}")
+    model, report = remote_code.model_class().from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, dtype=torch.float32
+    )
+    problems = {
+        "missing": report["missing_keys"],
+        "unused": report["unexpected_keys"],
+        "mis-shaped": report["mismatched_keys"],
+    }
+    if any(problems.values()):
+        text = "; ".join(
+            f"{problem}: {listed(sorted(map(str, names)))}" for problem, names in problems.items() if names
+        )
+        raise ValueError(f"The weights of {source} do not fill a SPIDER model one to one. {text}. {_HOW_TO_IMPORT}")
+    return model
