@@ -1,5 +1,6 @@
 # make demo    set up, train a small model on synthetic tissue, classify unseen regions
-# make test    set up and run every test on Transformers 5 and 4
+# make check   style, types and the tests that are not slow, on Transformers 5: under 3 minutes, before every commit
+# make test    set up and run every test on Transformers 5 and 4: before every push
 # make lint    style, docstrings, types
 # make bench   measure every row of benchmarks/ on the CPU, or make bench-gpu on a GPU
 
@@ -10,7 +11,7 @@ PY := .venv/bin/python
 PY4 := .venv-tf4/bin/python
 PY8 := .venv-int8/bin/python
 
-.PHONY: demo test lint bench bench-gpu env env-tf4 env-int8 clean
+.PHONY: demo check test lint bench bench-gpu env env-tf4 env-int8 clean
 
 demo: env
 	$(PY) -m spider_tools.demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(MODEL),--model "$(MODEL)")
@@ -42,10 +43,13 @@ env-int8: .venv-int8/installed
 # Two workers with one thread each: most of a test is not parallel.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+check: lint
+	OMP_NUM_THREADS=1 $(PY) $(PYTEST) -q -m "not slow"
+
 test: env env-tf4 env-int8
 	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY4) $(PY) $(PYTEST)
 	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) $(PYTEST)
-	$(PY8) -m pytest tests/test_int8.py
+	$(PY8) -m pytest tests/embeddings/test_int8.py
 
 # The machine must have nothing else to do.
 bench: env env-int8
@@ -61,4 +65,6 @@ lint: env
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-tf4 .venv-int8 demo runs build *.egg-info
+	rm -rf .venv .venv-tf4 .venv-int8 demo build dist shared-*.pth.tmp *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import torch
@@ -24,15 +22,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import get_cosine_schedule_with_warmup
 
+from spider_tools import remote_code
 from spider_tools.data.grid import RegionGrid
 from spider_tools.data.loaders import EmbeddedBatchLoader, EmbeddedRegions
-from spider_tools.data.loading import RegionData
 from spider_tools.embeddings.store import EmbeddingStore
 from spider_tools.embeddings.store_index import add_shard, prepare_store
 from spider_tools.launching import make_accelerator
 from spider_tools.training.batches import BatchPlan, MicroBatchSampler
-from spider_tools.training.run import TrainingRun
+from spider_tools.training.loop import fit, optimizer_step
 from spider_tools.training.settings import TrainingSettings
+from spider_tools.training.setup import assemble
+from spider_tools.training.starting_model import starting_model
 
 from .embedding_store import sparse_store
 from .measuring import Goal, Options, Section, alternate, comparison
@@ -123,22 +123,32 @@ class HeadTraining:
             batch_size=size.batch_size,
         )
         precision = "fp16" if torch.cuda.is_available() else "no"
-        self.run = GridRun(make_accelerator(mixed_precision=precision), settings, EmbeddedRegions(self.grid, store))
+        model = starting_model(settings, [f"Class {number:02d}" for number in range(CLASSES)], 5, 224)
+        # Regions that are numbers only; everything from the loader on is that of train.py.
+        self.setup = assemble(
+            make_accelerator(mixed_precision=precision),
+            settings,
+            model,
+            remote_code.image_processor_class()(),
+            {"train": EmbeddedRegions(self.grid, store)},
+        )
+        self.loader = TimedLoader(self.setup.loader)
+        self.setup.loader = self.loader
 
     def whole_epoch(self) -> Section:
-        """An epoch by `TrainingRun.fit`, with its progress bar, schedule and checkpoint."""
+        """An epoch by `fit`, with its progress bar, schedule and checkpoint."""
         started = time.perf_counter()
-        self.run.fit()
+        progress = fit(self.setup)
         whole = time.perf_counter() - started
-        seconds = self.size.regions / self.run.progress.history[0]["regions_per_second"]
-        waited = sum(self.run.loader.waits)
+        seconds = self.size.regions / progress.history[0]["regions_per_second"]
+        waited = sum(self.loader.waits)
         row = {
             "regions": self.size.regions,
             "seconds": seconds,
             "with the checkpoint, s": whole,
             "regions/s": self.size.regions / seconds,
-            "ms per step": seconds / len(self.run.loader.waits) * 1e3,
-            "waiting for the loader, ms per step": statistics.mean(self.run.loader.waits) * 1e3,
+            "ms per step": seconds / len(self.loader.waits) * 1e3,
+            "waiting for the loader, ms per step": statistics.mean(self.loader.waits) * 1e3,
             "waiting": f"{waited / seconds:.1%}",
         }
         goals = [
@@ -156,10 +166,10 @@ class HeadTraining:
     def comparison(self, device: torch.device) -> Section:
         """Steps of both loops in turn, and of ours with a batch that is there already."""
         size = self.size
-        batch = next(iter(self.run.loader.inner))
+        batch = next(iter(self.loader.inner))
         ways: dict[str, Callable[[], None]] = {
             "train.py, a batch in memory": partial(self.steps, [batch] * size.steps),
-            "train.py": partial(self.steps, self.run.loader.inner),
+            "train.py": partial(self.steps, self.loader.inner),
         }
         for workers in (0, 2):
             ways[f"plain, {workers} workers"] = PlainLoop(self, workers, device)
@@ -175,40 +185,11 @@ class HeadTraining:
         return Section("Our loop beside a plain one", notes, rows)
 
     def steps(self, batches: Iterable[Any]) -> None:
-        """Steps of `TrainingRun`."""
-        self.run.classifier.train()
+        """Steps of train.py."""
+        self.setup.classifier.train()
         iterator = iter(batches)
         for _ in range(self.size.steps):
-            self.run._step(iterator)
-
-
-class GridRun(TrainingRun):
-    """A run on regions that are numbers only; everything from the loader on is that of train.py.
-
-    Args:
-        accelerator: Device and precision.
-        settings: Of the run.
-        regions: With their embeddings.
-    """
-
-    def __init__(self, accelerator: Any, settings: TrainingSettings, regions: EmbeddedRegions) -> None:
-        self._embedded = regions
-        names = [f"Class {number:02d}" for number in range(CLASSES)]
-        features = datasets.Features(
-            slide_id=datasets.Value("string"),
-            label=datasets.ClassLabel(names=names),
-            patches=datasets.Sequence(datasets.Value("string")),
-        )
-        one = {"slide_id": ["slide"], "label": [0], "patches": [["patch"] * regions.grid.rows.shape[1]]}
-        split = datasets.Dataset.from_dict(one, features=features)
-        patches: Any = SimpleNamespace(patch_size=224)
-        super().__init__(
-            accelerator, settings, RegionData(datasets.DatasetDict(train=split), patches, "synthetic", "synthetic")
-        )
-        self.loader = self._loader = TimedLoader(self._loader)
-
-    def _datasets(self, model: Any) -> dict[str, Any]:
-        return {"train": self._embedded}
+            optimizer_step(self.setup, iterator)
 
 
 class TimedLoader:
@@ -267,7 +248,7 @@ class PlainLoop:
     def __init__(self, training: HeadTraining, workers: int, device: torch.device) -> None:
         self._steps = training.size.steps
         self._device = device
-        ours = training.run.accelerator.unwrap_model(training.run.classifier).model
+        ours = training.setup.model
         self._model = type(ours)(ours.config).to(device)
         self._loader = DataLoader(
             PlainRegions(training.grid, training.store),

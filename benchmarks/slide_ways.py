@@ -15,7 +15,7 @@ from spider_tools.slides.embedding import in_reading_order
 from spider_tools.slides.finding import SlideTask
 from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.model import SlideModel
-from spider_tools.slides.one import segment_slide
+from spider_tools.slides.one import map_slide
 from spider_tools.slides.reader import open_slide
 from spider_tools.slides.settings import SlideSettings
 from spider_tools.slides.tissue import find_tissue
@@ -74,7 +74,7 @@ class Ours:
             batch_size=self.case.batch_size,
             num_workers=self.case.workers,
         )
-        result = segment_slide(SlideTask(self.case.slide, "slide"), self.model, settings)
+        result = map_slide(SlideTask(self.case.slide, "slide"), self.model, settings)
         parts = json.loads((folder / "slide" / "slide.json").read_text())["seconds"]
         self.seconds.append(parts["embedding"] + parts["classification"])
         return {"predicted": result.predicted, "embedded": result.embedded}

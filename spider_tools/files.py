@@ -1,10 +1,15 @@
-"""Files and folders are written whole or not at all."""
+"""Files and folders are written whole or not at all, alone or several together; JSON is read with its name."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+
+Writer = Callable[[Path], Any]
+"""Writes one file to the path that it is given."""
 
 
 @contextmanager
@@ -30,7 +35,65 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        text_writer(text)(unfinished)
+
+
+def write_together(folder: Path, writers: Mapping[str, Writer], sign: str) -> None:
+    """Write several files; none takes its place before all of them are written and on disk.
+
+    One of them is the sign that the files belong together. It is written after the others and takes its name last.
+    While old and new files lie side by side there is no sign, so that a process killed then leaves no mixture that
+    looks whole.
+
+    Args:
+        folder: Made if it is absent.
+        writers: By name of the file, what writes it.
+        sign: Name of the sign, one of them.
+
+    Raises:
+        KeyError: No writer has the name of the sign.
+        Exception: What a writer raises; all files that were there before then stay as they were.
+    """
+    others = {name: write for name, write in writers.items() if name != sign}
+    with ExitStack() as stack:
+        # The stack unwinds from its end: what is entered first takes its name last.
+        unfinished = {name: stack.enter_context(replacing(folder / name)) for name in (sign, *others)}
+        for name, write in {**others, sign: writers[sign]}.items():
+            write(unfinished[name])
+            sync(unfinished[name])  # a disk may say only now that it is full
+        (folder / sign).unlink(missing_ok=True)
+
+
+def text_writer(text: str) -> Writer:
+    """Writes a UTF-8 file, its line ends as they are."""
+    return bytes_writer(text.encode("utf-8"))
+
+
+def bytes_writer(content: bytes) -> Writer:
+    """Writes bytes as they are."""
+    return lambda path: path.write_bytes(content)
+
+
+def read_json_object(path: Path, what: str = "") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: The file.
+        what: How messages call it, as "The class mapping"; by default by its path alone.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, or it holds no JSON object.
+    """
+    name = f"{what} {path}".strip()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} must hold an object, got {type(content).__name__}.")
+    return content
 
 
 def remove(path: Path) -> None:

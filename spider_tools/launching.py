@@ -1,6 +1,5 @@
-"""How scripts start: their logging, and an accelerator whose processes know of each other."""
+"""An accelerator whose processes know of each other."""
 
-import logging
 import os
 from typing import Any
 
@@ -25,9 +24,3 @@ def make_accelerator(**options: Any) -> Accelerator:
             "ACCELERATE_USE_CPU=true and launch with --multi_gpu, in spite of its name."
         )
     return accelerator
-
-
-def set_up_logging() -> None:
-    """Show what our own code tells, and only warnings of accelerate, which tells of every file that it writes."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)

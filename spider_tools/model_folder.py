@@ -1,25 +1,43 @@
-"""A trained model as a complete repository: code, configurations and weights."""
+"""A model folder: a complete repository of code, configurations and weights."""
 
 import os
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from . import remote_code
+from . import __version__, remote_code
+from .files import read_json_object
+
+if TYPE_CHECKING:
+    from .remote_code import SpiderForImageClassification, SpiderImageProcessor
+
+CODE_FILES = (
+    "configuration_spider.py",
+    "image_processor_spider.py",
+    "modeling_spider.py",
+    "processing_spider.py",
+)
+CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
-def save_model_folder(model: Any, image_processor: Any, folder: Path) -> None:
+def save_model_folder(
+    model: "SpiderForImageClassification", image_processor: "SpiderImageProcessor", folder: Path
+) -> None:
     """Write a model repository beside its place, then move its files there, config.json last.
 
     Without config.json a folder does not load, so that no reader takes a half-written one for a model.
 
     Args:
-        model: A `SpiderForImageClassification`.
-        image_processor: Its `SpiderImageProcessor`.
+        model: Its configuration notes the version of this package.
+        image_processor: Its own.
         folder: Made if absent; files of an earlier model are replaced, others left alone.
     """
     unfinished = folder / ".model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
+    model.config.spider_tools_version = __version__
     model.save_pretrained(unfinished)
     remote_code.processor_class()(image_processor).save_pretrained(unfinished)
     (folder / "config.json").unlink(missing_ok=True)
@@ -33,3 +51,29 @@ def move_in(unfinished: Path, folder: Path) -> None:
     """Move the files of a model to their place, config.json last."""
     for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
         os.replace(path, folder / path.name)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a model's weights, the index of shards first; whether they exist is not looked at.
+
+    Raises:
+        ValueError: There are only pickles, two models, or an index that is none.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / WEIGHTS).is_file() and any(folder.glob("*.bin")):
+            raise ValueError(
+                f"{folder} has its weights in pickles only, which run code when they are loaded. Load the model and "
+                f"save it with save_pretrained: that writes {WEIGHTS}."
+            )
+        return [WEIGHTS]
+    if (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} holds both {WEIGHTS} and {INDEX}. Remove what is left of the other model.")
+    try:
+        shards = sorted(set(read_json_object(index)["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is no index of weights: {error!r}. Save the model again.") from error
+    for shard in shards:
+        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
+            raise ValueError(f"{index} names {shard!r}, expected files like model-00001-of-00002.safetensors.")
+    return [INDEX, *shards]

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
+Organ = Literal["skin", "colorectal", "thorax", "breast"]
 _FILE = Path(__file__).with_suffix(".json")
 
 

@@ -1,33 +1,42 @@
-"""The one place that loads the remote-code classes of this checkout or of a saved model folder.
+"""The one place that loads the remote-code classes, of this repository or of a saved model folder.
 
 The four files at the top of the repository import each other relatively, as the Hub wants it, so a script cannot
-simply import them. They are loaded the way `AutoModel.from_pretrained(..., trust_remote_code=True)` does it.
+simply import them. They are loaded the way `AutoModel.from_pretrained(..., trust_remote_code=True)` does it. Their
+classes stand here for annotations, under `TYPE_CHECKING` alone.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from configuration_spider import SpiderConfig as SpiderConfig
+    from image_processor_spider import SpiderImageProcessor as SpiderImageProcessor
+    from modeling_spider import SpiderForImageClassification as SpiderForImageClassification
+    from processing_spider import SpiderProcessor as SpiderProcessor
+
+_IN_A_WHEEL = Path(__file__).with_name("repository")
+# Of the model files and scripts: the checkout, or what a wheel carries of it.
+REPOSITORY_ROOT = _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else Path(__file__).resolve().parent.parent
 
 
-def config_class(folder: Path = REPOSITORY_ROOT) -> Any:
+def config_class(folder: Path = REPOSITORY_ROOT) -> "type[SpiderConfig]":
     """The class `SpiderConfig` of a model folder."""
     return _load("configuration_spider.SpiderConfig", folder)
 
 
-def model_class(folder: Path = REPOSITORY_ROOT) -> Any:
+def model_class(folder: Path = REPOSITORY_ROOT) -> "type[SpiderForImageClassification]":
     """The class `SpiderForImageClassification` of a model folder."""
     return _load("modeling_spider.SpiderForImageClassification", folder)
 
 
-def image_processor_class(folder: Path = REPOSITORY_ROOT) -> Any:
+def image_processor_class(folder: Path = REPOSITORY_ROOT) -> "type[SpiderImageProcessor]":
     """The class `SpiderImageProcessor` of a model folder."""
     return _load("image_processor_spider.SpiderImageProcessor", folder)
 
 
-def processor_class(folder: Path = REPOSITORY_ROOT) -> Any:
+def processor_class(folder: Path = REPOSITORY_ROOT) -> "type[SpiderProcessor]":
     """The class `SpiderProcessor` of a model folder."""
     return _load("processing_spider.SpiderProcessor", folder)
 

@@ -7,10 +7,10 @@ import atexit
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
+from tiny_spider import BACKBONE, CLASS_NAMES, HIDDEN, PATCH_SIZE, ROOT
 
 # Transformers reads these when it is imported, so they are set before any test module is.
 _CACHE = tempfile.mkdtemp(prefix="spider-tests-")
@@ -22,21 +22,6 @@ os.environ.update(
     HF_HUB_CACHE=os.path.join(_CACHE, "hub"),
     HF_HUB_OFFLINE="1",
 )
-
-ROOT = Path(__file__).resolve().parent.parent
-CLASS_NAMES = ["Stroma", "Epidermis", "Fat", "Vessels"]  # not in alphabetical order: the order is the logits'
-PATCH_SIZE = 28
-HIDDEN = 32
-BACKBONE = {
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "mlp_ratio": 2,
-    "image_size": PATCH_SIZE,
-    "patch_size": 14,
-    "num_register_tokens": 3,
-    "use_swiglu_ffn": True,
-}
 
 
 def _tiny_config(**changes):

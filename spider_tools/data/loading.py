@@ -46,6 +46,11 @@ class RegionData:
     dropped: tuple[BadRecord, ...] = ()
     dropped_file: Path | None = None
 
+    @property
+    def class_names(self) -> list[str]:
+        """Classes in the order of the labels, the same in all splits."""
+        return next(iter(self.splits.values())).features["label"].names
+
 
 def load_regions(settings: DataSettings) -> RegionData:
     """Load a data set; of several processes that do so at once, one does the work and the others wait.

@@ -3,18 +3,9 @@
 import os
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from PIL import Image
 
-from ..hub import REPO_ID
+from ..hub import download
 
 
 def local_folder(dataset: str, revision: str | None) -> Path:
@@ -25,41 +16,15 @@ def local_folder(dataset: str, revision: str | None) -> Path:
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: There is no such folder, or the repository cannot be downloaded; the message says what to do.
+        ValueError: It is a file.
+        OSError: There is no such folder, or the repository cannot be downloaded; the message says what to do.
     """
     path = Path(dataset)
     if path.is_dir():
         return path
     if path.exists():
         raise ValueError(f"The data set {dataset} is a file, expected the folder that it lies in.")
-    if not REPO_ID.fullmatch(dataset):
-        raise ValueError(f"The data set {dataset!r} is neither an existing folder nor a Hub id of the form 'org/name'.")
-    return Path(_download(dataset, revision))
-
-
-def _download(repo_id: str, revision: str | None) -> str:
-    page = f"https://huggingface.co/datasets/{repo_id}"
-    try:
-        return huggingface_hub.snapshot_download(repo_id, repo_type="dataset", revision=revision)
-    except GatedRepoError as error:
-        raise ValueError(
-            f"The data set {repo_id} is gated: ask for access on {page}, then log in with `hf auth login` or set "
-            "HF_TOKEN to a token of the account that was granted it."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"There is no data set {repo_id} on the Hub, and no folder of that name here, or it is private and the "
-            f"token does not see it. See {page}; log in with `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ValueError(f"The data set {repo_id} has no revision {revision!r}. See {page}/tree/main.") from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise ValueError(
-            f"The data set {repo_id} is not in the local cache as a whole and the Hub cannot be reached (no network, "
-            "or HF_HUB_OFFLINE is set). Go online once, or pass a folder."
-        ) from error
-    except HfHubHTTPError as error:
-        raise ValueError(f"The data set {repo_id} could not be downloaded: {error}") from error
+    return download(dataset, "dataset", revision)
 
 
 def find_spider_folder(folder: Path) -> Path | None:

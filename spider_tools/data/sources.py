@@ -7,9 +7,9 @@ from typing import Protocol
 from . import whole_regions
 from .caches import digest, file_digest, listing_digest, only_one_process
 from .patches import FolderPatches, PatchSource
-from .settings import DataSettings
+from .settings import METADATA_SIZE, DataSettings
 from .spider_layout import build_table, place_of
-from .tables import METADATA_SIZE, BadRecord
+from .tables import BadRecord
 
 TABLE_VERSION = 1  # of the tables in the cache
 

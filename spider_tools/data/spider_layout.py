@@ -15,7 +15,8 @@ from ..files import replacing
 from .caches import map_ranges
 from .json_list import RepeatedKeys, iterate_json_list
 from .patches import check_header
-from .tables import METADATA_SIZE, SPLITS, TABLE_NAME, BadRecord, map_table, refuse, table_schema, write_table
+from .settings import METADATA_SIZE
+from .tables import SPLITS, TABLE_NAME, BadRecord, map_table, refuse, table_schema, write_table
 
 KEYS = tuple(f"{row}_{column}" for row in range(METADATA_SIZE) for column in range(METADATA_SIZE))
 CENTER = len(KEYS) // 2

@@ -1,10 +1,11 @@
 """Which regions, under which class names, in which split: mapping, restriction, validation by slide, limits."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from ..files import read_json_object
 
 _ORDERS = 16  # random orders of the slides, of which the best validation split is taken
 
@@ -15,14 +16,7 @@ def read_class_mapping(path: Path) -> dict[str, str | None]:
     Raises:
         ValueError: The file is something else; the message names it.
     """
-    try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"The class mapping {path} cannot be read: {error}.") from error
-    except ValueError as error:
-        raise ValueError(f"The class mapping {path} is not valid JSON: {error}.") from error
-    if not isinstance(mapping, dict):
-        raise ValueError(f"The class mapping {path} must be an object {{old: new or null}}, got a {type(mapping)}.")
+    mapping = read_json_object(path, "The class mapping")
     for old, new in mapping.items():
         if new is not None and (not isinstance(new, str) or not new):
             raise ValueError(f"The class mapping {path} maps {old!r} to {new!r}, expected a class name or null.")

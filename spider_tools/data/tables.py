@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-METADATA_SIZE = 5  # patches along one side of the published regions
 TABLE_NAME = "regions.arrow"
 SPLITS = ("train", "validation", "test")
 

@@ -3,12 +3,15 @@
 import copy
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from .normalizer import PatchNormalizer
 from .settings import check_precision
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +35,8 @@ class PatchEmbedder:
     torchao, a C++ compiler and a CPU; one with VNNI or AMX instructions is what makes it fast.
 
     Args:
-        model: A `SpiderForImageClassification`. It is not changed, whatever its mode, dtype and device.
-        image_processor: Its `SpiderImageProcessor`.
+        model: It is not changed, whatever its mode, dtype and device.
+        image_processor: Its own.
         device: Where to embed.
         precision: `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`.
         compiled: Whether to compile the backbone; on a CPU that needs a C++ compiler.
@@ -45,8 +48,8 @@ class PatchEmbedder:
 
     def __init__(
         self,
-        model: Any,
-        image_processor: Any,
+        model: "SpiderForImageClassification",
+        image_processor: "SpiderImageProcessor",
         device: torch.device,
         precision: str = "float32",
         compiled: bool = False,
@@ -86,7 +89,7 @@ class PatchEmbedder:
         return self._embed(torch.cat([pixel_values, blank]))[: len(pixel_values)]
 
     @torch.no_grad()
-    def _compile(self, model: Any) -> None:
+    def _compile(self, model: "SpiderForImageClassification") -> None:
         # Constant weights can be brought into the layout that the CPU's matrix products want, once for all batches.
         options = {"freezing": True} if self._device.type == "cpu" else None
         self._embed = torch.compile(model.embed_patches, dynamic=False, options=options)

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .precompute import PatchSource
+from ..data.patches import PatchSource
+from ..weights.dinov2_names import in_pieces
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
 
 # What decides the function that a backbone's weights compute.
 _ARCHITECTURE_FIELDS = (
@@ -22,17 +26,11 @@ _ARCHITECTURE_FIELDS = (
     "use_swiglu_ffn",
 )
 _PREPROCESSING_FIELDS = ("patch_size", "do_normalize", "image_mean", "image_std")
-# The backbone's parameter names in Transformers 4, and in Transformers 5.
-_NEWER_NAMES = (
-    ("attention.attention.query.", "attention.q_proj."),
-    ("attention.attention.key.", "attention.k_proj."),
-    ("attention.attention.value.", "attention.v_proj."),
-    ("attention.output.dense.", "attention.o_proj."),
-    ("mlp.weights_out.", "mlp.down_proj."),
-)
 
 
-def store_content(source: PatchSource, model: Any, image_processor: Any, dtype: str) -> dict[str, Any]:
+def store_content(
+    source: PatchSource, model: "SpiderForImageClassification", image_processor: "SpiderImageProcessor", dtype: str
+) -> dict[str, Any]:
     """What decides the embeddings of a store, in the form of JSON.
 
     Raises:
@@ -72,21 +70,8 @@ def backbone_fingerprint(backbone: nn.Module) -> str:
         sha256, 64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(_with_newer_names(backbone.state_dict()).items()):
+    for name, tensor in sorted(in_pieces(backbone.state_dict()).items()):
         if name != "embeddings.mask_token":
             digest.update(f"{name} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
     return digest.hexdigest()
-
-
-def _with_newer_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    renamed = {}
-    for name, tensor in weights.items():
-        if ".mlp.weights_in." in name:
-            for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2)):
-                renamed[name.replace("weights_in", part)] = half
-            continue
-        for older, newer in _NEWER_NAMES:
-            name = name.replace(older, newer)
-        renamed[name] = tensor
-    return renamed

@@ -7,7 +7,8 @@ All processes of a run, and one run after the other, share a store. Its folder i
 import itertools
 import logging
 import time
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..data.patches import PatchSource
 from .embedder import PatchEmbedder
 from .identity import store_content, store_key
 from .settings import EmbeddingSettings
@@ -25,25 +27,17 @@ from .shared_work import POLL_SECONDS, SharedWork, only_run
 from .store import EmbeddingStore, Names, as_names
 from .store_index import prepare_store
 
+if TYPE_CHECKING:
+    from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
+
 logger = logging.getLogger(__name__)
-
-
-class PatchSource(Protocol):
-    """Where patches are read from, in the workers of a loader, so that it must be picklable.
-
-    An attribute `fingerprint`, a string, tells data sets with equal patch names apart. Sources without it share their
-    stores: give them different folders.
-    """
-
-    def read(self, name: str) -> np.ndarray:
-        """One patch, uint8 `(P, P, 3)`; ValueError naming it if it cannot be read."""
 
 
 def embed_patches_once(
     names: Names,
     source: PatchSource,
-    model: Any,
-    image_processor: Any,
+    model: "SpiderForImageClassification",
+    image_processor: "SpiderImageProcessor",
     accelerator: Accelerator,
     settings: EmbeddingSettings,
 ) -> EmbeddingStore:
@@ -55,8 +49,8 @@ def embed_patches_once(
     Args:
         names: Of patches; repeated ones are embedded once.
         source: Reads them.
-        model: A `SpiderForImageClassification`. It is not changed, whatever its mode and dtype.
-        image_processor: Its `SpiderImageProcessor`.
+        model: It is not changed, whatever its mode and dtype.
+        image_processor: Its own.
         accelerator: Says which process this is, and on which device to embed.
         settings: See there.
 
@@ -87,16 +81,28 @@ def embed_patches_once(
         if len(missing):
             logger.info("embedding %d of %d patches into %s", len(missing), len(wanted), folder)
             embed = PatchEmbedder(model, image_processor, accelerator.device, settings.dtype, settings.compile)
-            work = SharedWork(folder, missing, settings.batch_size, settings.shard_size, accelerator.num_processes)
-            loading = {
-                "dataset": _BatchReader(source, image_processor.patch_size),
-                "num_workers": settings.num_workers,
-                "pin_memory": accelerator.device.type == "cuda",
-            }
-            with tqdm(total=len(missing), unit="patch", disable=not accelerator.is_main_process) as bar:
-                _embed_shards(work, loading, embed, bar)
+            reader = _BatchReader(source, image_processor.patch_size)
+            _embed_missing(folder, missing, embed, reader, accelerator, settings)
         accelerator.wait_for_everyone()
     return EmbeddingStore.open(folder)
+
+
+def _embed_missing(
+    folder: Path,
+    missing: pa.Array,
+    embed: PatchEmbedder,
+    reader: "_BatchReader",
+    accelerator: Accelerator,
+    settings: EmbeddingSettings,
+) -> None:
+    work = SharedWork(folder, missing, settings.batch_size, settings.shard_size, accelerator.num_processes)
+    loading = {
+        "dataset": reader,
+        "num_workers": settings.num_workers,
+        "pin_memory": accelerator.device.type == "cuda",
+    }
+    with tqdm(total=len(missing), unit="patch", disable=not accelerator.is_main_process) as bar:
+        _embed_shards(work, loading, embed, bar)
 
 
 class _BatchReader(Dataset):

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 
+from ..sharing import Claims
 from .store_index import StoreIndex, add_shard, shard_file
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class _PlannedShard:
 class SharedWork:
     """The shards to embed, of which every process claims the next one that no other has.
 
-    A claim is a file lock, which the system frees when its process dies; whoever waits then takes over.
+    When a process dies, its claims become free (see `Claims`); whoever waits then takes over.
 
     Args:
         folder: Of the store, prepared.
@@ -51,7 +51,7 @@ class SharedWork:
         rows = self._batch_size * min(shard_size // self._batch_size, -(-batches // processes))
         slices = (missing.slice(start, rows) for start in range(0, len(missing), rows))
         self._shards = [_PlannedShard(shard_file(names), names) for names in slices]
-        self._locks: dict[str, FileLock] = {}
+        self._claims = Claims(folder / CLAIMS_FOLDER)
 
     def unfinished_patches(self) -> int:
         """Patches that no process has finished."""
@@ -76,26 +76,19 @@ class SharedWork:
         try:
             add_shard(self._folder, shard.names, embeddings)
         finally:
-            self._locks.pop(shard.file).release()
+            self._claims.release(shard.file)
 
     def release(self) -> None:
         """Give up what is claimed and not finished."""
         self.claimed.clear()
-        while self._locks:
-            self._locks.popitem()[1].release()
+        self._claims.release_all()
 
     def _claim(self, shard: _PlannedShard) -> bool:
-        claims = self._folder / CLAIMS_FOLDER
-        claims.mkdir(exist_ok=True)
-        lock = FileLock(claims / f"{shard.file}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        if not self._claims.claim(shard.file):
             return False
         if shard.file in self._finished_files():  # between the look at the index and the claim
-            lock.release()
+            self._claims.release(shard.file)
             return False
-        self._locks[shard.file] = lock
         return True
 
     def _finished_files(self) -> set[str]:
@@ -108,9 +101,9 @@ def only_run(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
     Leave it when no process of the run embeds any more.
     """
-    lock = FileLock(folder / "run.lock")
+    claims = Claims(folder)
     waited = False
-    while not _acquire(lock, accelerator):
+    while not _claim_run(claims, accelerator):
         if not waited:
             logger.warning("another run writes the store %s; waiting for it", folder)
         waited = True
@@ -119,16 +112,10 @@ def only_run(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         if accelerator.is_main_process:
             shutil.rmtree(folder / CLAIMS_FOLDER, ignore_errors=True)
     finally:
-        lock.release()
+        claims.release_all()
 
 
-def _acquire(lock: FileLock, accelerator: Accelerator) -> bool:
+def _claim_run(claims: Claims, accelerator: Accelerator) -> bool:
     """One attempt, whose result all processes learn: a wait at a barrier would end in a time-out after minutes."""
-    acquired = False
-    if accelerator.is_main_process:
-        try:
-            lock.acquire(timeout=POLL_SECONDS)
-            acquired = True
-        except Timeout:
-            pass
-    return broadcast_object_list([acquired])[0]
+    claimed = accelerator.is_main_process and claims.claim("run", patience=POLL_SECONDS)
+    return broadcast_object_list([claimed])[0]

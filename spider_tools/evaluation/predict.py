@@ -1,7 +1,7 @@
 """Class probabilities for all regions of a split, by all processes, without duplicates."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,16 +9,19 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
+if TYPE_CHECKING:
+    from ..remote_code import SpiderForImageClassification
+
 
 class RegionClassifier(nn.Module):
     """Classifies the batches of `batches.py`, from embeddings or from pixels, with gradients through all of it.
 
     Args:
-        model: A `SpiderForImageClassification`.
+        model: Embeds patches and classifies grids.
         normalize: Turns patches, uint8 `(n, P, P, 3)`, into the backbone's input; unused with embeddings.
     """
 
-    def __init__(self, model: Any, normalize: Any) -> None:
+    def __init__(self, model: "SpiderForImageClassification", normalize: Any) -> None:
         super().__init__()
         self.model = model
         self.normalize = normalize

@@ -7,6 +7,7 @@ from typing import Optional
 import numpy as np
 import pyarrow as pa
 
+from ..probabilities import class_column, probability_columns
 from . import metrics
 
 
@@ -61,22 +62,12 @@ def predictions_table(predictions: Predictions) -> pa.Table:
         `slide_id`, `patch` (name of the central patch, or null), `true_class`, `predicted_class`, one float column
         `probability: <class>` for every class, and `entropy` of the probabilities in nat, 0 to ln(classes).
     """
-    names = pa.array(list(predictions.class_names), pa.string())
-
-    def class_column(indices: np.ndarray) -> pa.Array:
-        return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), names)
-
-    probabilities = predictions.probabilities
-    positive = np.where(probabilities > 0, probabilities, 1.0).astype(np.float64)
+    names = predictions.class_names
     patches = [None] * len(predictions.labels) if predictions.region_ids is None else list(predictions.region_ids)
     columns = {
         "slide_id": pa.array([str(slide) for slide in predictions.slide_ids], pa.string()),
         "patch": pa.array(patches, pa.string()),
-        "true_class": class_column(predictions.labels),
-        "predicted_class": class_column(predictions.predicted),
+        "true_class": class_column(predictions.labels, names),
+        "predicted_class": class_column(predictions.predicted, names),
     }
-    for index, name in enumerate(predictions.class_names):
-        columns[f"probability: {name}"] = pa.array(np.ascontiguousarray(probabilities[:, index]))
-    # Rounding can take the sum a little below 0.
-    columns["entropy"] = pa.array(np.maximum(-(positive * np.log(positive)).sum(axis=1), 0.0))
-    return pa.table(columns)
+    return pa.table({**columns, **probability_columns(predictions.probabilities, names)})

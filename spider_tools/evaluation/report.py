@@ -1,15 +1,13 @@
 """The report of an evaluation: results.json, tables, predictions, pictures, comparisons."""
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ..files import replacing
+from ..files import Writer, text_writer, write_together
 from ..paper_results import published_organ
 from .confusion_matrix import draw_confusion_matrix
 from .context_ablation import context_ablation_table, make_context_ablation
@@ -32,7 +30,8 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
     | comparison.md | with `compare`: the published figures beside these |
     | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
 
-    No file is replaced before all of them are written; files of an earlier report that this one lacks are removed.
+    No file is replaced before all of them are written, and results.json takes its name last, as the sign of a complete
+    report. Files of an earlier report that this one lacks are removed.
 
     Args:
         output_dir: Made if it is absent.
@@ -47,6 +46,16 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         OSError: The folder cannot be written.
     """
     results = make_results(predictions, context)
+    writers: dict[str, Writer] = {name: text_writer(text) for name, text in _texts(results, context).items()}
+    writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
+    writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
+    write_together(output_dir, writers, sign="results.json")
+    for name in set(_OPTIONAL_FILES) - set(writers):
+        (output_dir / name).unlink(missing_ok=True)
+    return results
+
+
+def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
     texts = {"results.json": _json(results), **per_class_tables(results["per_class"])}
     if context.compare is not None:
         texts["comparison.md"] = comparison_page(results, published_organ(context.compare))
@@ -54,26 +63,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         ablation = make_context_ablation(context.by_context_size, context)
         texts["context_ablation.json"] = _json(ablation)
         texts["context_ablation.md"] = context_ablation_table(ablation)
-    # A dictionary's order: results.json takes its name last, as the sign of a complete report.
-    writers: dict[str, Callable[[Path], Any]] = {name: _text_writer(text) for name, text in texts.items()}
-    writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
-    writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
-    _write_all(output_dir, writers)
-    return results
-
-
-def _write_all(output_dir: Path, writers: Mapping[str, Callable[[Path], Any]]) -> None:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        # The stack unwinds from the end, so that the first file is replaced last.
-        for name, write in writers.items():
-            write(stack.enter_context(replacing(output_dir / name)))
-    for name in set(_OPTIONAL_FILES) - set(writers):
-        (output_dir / name).unlink(missing_ok=True)
-
-
-def _text_writer(text: str) -> Callable[[Path], Any]:
-    return lambda path: path.write_bytes(text.encode("utf-8"))
+    return texts
 
 
 def _save_picture(figure: Figure, path: Path) -> None:

@@ -8,20 +8,20 @@ import numpy as np
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 
-from .. import remote_code
 from ..data.grid import region_grid, unique_patch_names
 from ..data.loaders import EmbeddedRegions, evaluation_loader
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
 from ..embeddings.precompute import embed_patches_once
-from ..embeddings.settings import EmbeddingSettings
+from ..environment import write_settings
+from ..flags import as_json
 from ..launching import make_accelerator
-from ..weights.loading import load_spider
+from ..weights.loading import load_config, load_image_processor, load_spider
 from .predict import RegionClassifier, context_window, predict
 from .predictions import Predictions
 from .report import write_report
 from .results import ReportContext
-from .settings import EvaluationSettings
+from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     Raises:
         ValueError: Model and data do not fit each other, or the split is missing or empty.
     """
-    accelerator = make_accelerator()
-    config = remote_code.config_class().from_pretrained(settings.model, revision=settings.revision)
+    config = load_config(settings.model, settings.revision)
     sizes = [int(size) for size in settings.context_sizes or ()]
     for size in sizes:
         context_window(config.num_context_patches, size)  # refuses a size that does not fit, before any work
+    accelerator = make_accelerator()
     data_settings = replace(data_settings, context_size=config.context_size, patch_size=config.patch_size)
     with accelerator.main_process_first():
         data = load_regions(data_settings)
@@ -51,21 +51,30 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     labels, by_size = _predict(accelerator, settings, data, split, [config.context_size, *sizes])
     results = None
     if accelerator.is_main_process:
-        names = data.splits[settings.split].features["label"].names
-        shared = {i: name for i, name in enumerate(config.class_names) if name in names}
+        shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
         made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
-        context = ReportContext(
-            dataset=data.name,
-            split=settings.split,
-            model=settings.model,
-            compare=settings.compare,
-            by_context_size={size: made[size] for size in sizes} if sizes else None,
-            resamples=settings.resamples,
-            seed=settings.seed,
+        ablation = {size: made[size] for size in sizes} if sizes else None
+        results = write_report(
+            settings.output_dir, made[config.context_size], _report_context(settings, data, ablation)
         )
-        results = write_report(settings.output_dir, made[config.context_size], context)
+        told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
+        write_settings(settings.output_dir, as_json(settings) | {"data": told})
     accelerator.end_training()
     return results
+
+
+def _report_context(
+    settings: EvaluationSettings, data: RegionData, by_context_size: Optional[dict[int, Predictions]]
+) -> ReportContext:
+    return ReportContext(
+        dataset=data.name,
+        split=settings.split,
+        model=settings.model,
+        compare=settings.compare,
+        by_context_size=by_context_size,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
 
 
 def _predict(
@@ -73,21 +82,13 @@ def _predict(
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Labels and, by context size, probabilities; each patch is embedded once for all of them."""
     model = load_spider(settings.model, settings.revision).to(accelerator.device)
-    image_processor = remote_code.image_processor_class().from_pretrained(settings.model, revision=settings.revision)
-    embedding = EmbeddingSettings(
-        folder=settings.embedding_store or settings.output_dir / "embeddings",
-        dtype=settings.embedding_dtype,
-        compile=settings.embedding_compile,
-        batch_size=settings.embedding_batch_size,
-        num_workers=settings.num_workers,
-    )
     store = embed_patches_once(
         unique_patch_names({settings.split: split}),
         data.patches,
         model,
-        image_processor,
+        load_image_processor(settings.model, settings.revision),
         accelerator,
-        embedding,
+        settings.embedding_settings(settings.output_dir / "embeddings"),
     )
     regions = EmbeddedRegions(region_grid(split, store.rows), store)
     loader = accelerator.prepare(evaluation_loader(regions, settings.batch_size, num_workers=0))

@@ -1,30 +1,31 @@
 """A trained model goes to the Hub, in one commit: `python -m spider_tools.publishing MODEL_FOLDER org/name`."""
 
-import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from ..flags import add_flags, take
-from .publish import publish
+from ..scripts import ScriptParser, run_script
 from .settings import PublishSettings
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Publish a model folder and print the commit."""
-    parser = argparse.ArgumentParser(prog="python -m spider_tools.publishing", description=__doc__)
+def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
+    """The model folder, the repository and the settings that the flags give."""
+    parser = ScriptParser(prog="python -m spider_tools.publishing", description=__doc__)
     parser.add_argument("model_folder", type=Path, help="what train.py wrote")
     parser.add_argument("repo_id", help="org/name on the Hub")
     add_flags(parser, PublishSettings)
-    values = vars(parser.parse_args(argv))
-    try:
-        url = publish(values["model_folder"], values["repo_id"], take(PublishSettings, values))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    return parser.values(argv)
+
+
+def main(values: dict[str, Any]) -> None:
+    """Publish a model folder and print the commit."""
+    settings = take(PublishSettings, values)
+    from .publish import publish  # seconds of imports, which --help need not wait for
+
+    url = publish(values["model_folder"], values["repo_id"], settings)
     print(f"{url}\nPin it: revision={url.rsplit('/', 1)[-1]!r}")
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    main()
+    run_script(lambda argv: main(parse_args(argv)))

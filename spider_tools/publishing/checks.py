@@ -1,6 +1,5 @@
 """What a model folder must hold, and whether a stranger can load it, before anything is uploaded."""
 
-import json
 import logging
 import os
 import re
@@ -11,21 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
+from ..hub import TOKENS_PAGE
+from ..model_folder import CODE_FILES, CONFIG_FILES, weight_files
+
 logger = logging.getLogger(__name__)
 
-CODE_FILES = (
-    "configuration_spider.py",
-    "image_processor_spider.py",
-    "modeling_spider.py",
-    "processing_spider.py",
-)
-CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 _LOAD_CHECK = Path(__file__).with_name("load_check.py")
 _LOAD_CHECK_SECONDS = 1800
-TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -36,7 +28,7 @@ def model_files(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder. Expected one that train.py wrote.")
-    names = [*CONFIG_FILES, *CODE_FILES, *_weight_files(folder)]
+    names = [*CONFIG_FILES, *CODE_FILES, *weight_files(folder)]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no complete model: it lacks {', '.join(missing)}. train.py writes all of them.")
@@ -49,33 +41,12 @@ def model_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _weight_files(folder: Path) -> list[str]:
-    index = folder / INDEX
-    if not index.is_file():
-        if not (folder / WEIGHTS).is_file() and any(folder.glob("*.bin")):
-            raise ValueError(
-                f"{folder} has its weights in pickles only, which run code when they are loaded. Load the model and "
-                f"save it with save_pretrained: that writes {WEIGHTS}."
-            )
-        return [WEIGHTS]
-    if (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} holds both {WEIGHTS} and {INDEX}. Remove what is left of the other model.")
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index} is no index of weights: {error!r}. Save the model again.") from error
-    for shard in shards:
-        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
-            raise ValueError(f"{index} names {shard!r}, expected files like model-00001-of-00002.safetensors.")
-    return [INDEX, *shards]
-
-
 def own_results(folder: Path) -> Optional[Path]:
     """The evaluation in a model's folder, unless the weights have changed since."""
     found = folder / "evaluation" / "results.json"
     if not found.is_file():
         return None
-    newest = max((folder / name).stat().st_mtime for name in _weight_files(folder))
+    newest = max((folder / name).stat().st_mtime for name in weight_files(folder))
     if found.stat().st_mtime < newest:
         logger.warning(
             "%s is older than the weights, so that the card shows no results: evaluate again, or pass --results %s if "

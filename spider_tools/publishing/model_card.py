@@ -1,6 +1,5 @@
 """The card of a trained model, README.md: written from what its folder and its evaluation say, and nothing else."""
 
-import json
 import math
 import re
 import shutil
@@ -11,7 +10,7 @@ from typing import Any, Optional
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.tables import headline_table
-from ..files import replacing, write_text
+from ..files import read_json_object, replacing, write_text
 from ..hub import is_hub_id
 from ..paper_results import organ_names, published_organ
 
@@ -24,18 +23,6 @@ _HUB_METRICS = (
     ("accuracy", "accuracy", "Accuracy"),
     ("macro_precision", "precision", "Precision (macro)"),
     ("macro_f1", "f1", "F1 (macro)"),
-)
-# These say where a run went, how fast, and where to, not what it learned.
-_SETTINGS_LEFT_OUT = (
-    "num_workers",
-    "embedding_batch_size",
-    "checkpoint_every",
-    "checkpoints_kept",
-    "resume_from_checkpoint",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private",
 )
 
 
@@ -84,7 +71,7 @@ def make_model_card(
         license=license,
         library_name="transformers",
         pipeline_tag="image-classification",
-        base_model=_base_model(training),
+        base_model=training.get("base_model"),
         datasets=_hub_datasets(training, config["class_names"]),
         tags=_TAGS,
         metrics=[metric for _, metric, _ in _HUB_METRICS] if measured else None,
@@ -105,7 +92,7 @@ def make_model_card(
         measured_dataset=_name_of(measured["dataset"]) if measured else None,
         headline=headline_table(measured) if measured else None,
         has_picture=results is not None and (results / "confusion_matrix.png").is_file(),
-        training=_training_rows(training, _read_environment(folder)),
+        training=_training_rows(config, _read_environment(folder)),
         cell=_cell,
     )
 
@@ -116,7 +103,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is missing, or not of a SPIDER model.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     missing = [name for name in ("class_names", "context_size", "patch_size", "mpp") if name not in config]
     if missing:
         raise ValueError(f"{folder / 'config.json'} is not of a SPIDER model: it lacks {', '.join(missing)}.")
@@ -130,7 +117,7 @@ def read_results(folder: Path, class_names: list[str]) -> dict[str, Any]:
         ValueError: It is missing or broken, or of a model with other classes.
     """
     path = folder / "results.json"
-    results = _read_json(path)
+    results = read_json_object(path)
     try:
         figures = {name: figure["value"] for name, figure in results["metrics"].items()}
         evaluated = list(results["per_class"])
@@ -184,8 +171,11 @@ def _class_rows(
     ]
 
 
-def _training_rows(training: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
-    """What the card says of the training, in its order; without paths, which are nobody else's business."""
+def _training_rows(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
+    """What the card says of the training, in its order; nothing if it was not trained."""
+    training = config.get("training") or {}
+    if not training:
+        return {}
     rows: dict[str, Any] = {}
     if "dataset" in training:
         rows["data set"] = _name_of(training["dataset"])
@@ -197,24 +187,16 @@ def _training_rows(training: Mapping[str, Any], environment: Mapping[str, Any]) 
     if training.get("best_validation_macro_f1") is not None:
         rows["best F1 (macro) on the validation split"] = f"{training['best_validation_macro_f1']:.3f}"
     for name, value in training.get("settings", {}).items():
-        if name not in _SETTINGS_LEFT_OUT and value is not None and not _is_path(value):
+        if value is not None:
             rows[name] = value
-    packages = environment.get("packages", {})
-    if packages:
-        software = [f"Python {environment['python']}"] if "python" in environment else []
-        rows["software"] = ", ".join([*software, *(f"{name} {version}" for name, version in packages.items())])
+    versions = {"spider_tools": config.get("spider_tools_version"), "Python": environment.get("python")}
+    versions |= environment.get("packages", {})
+    software = [f"{name} {version}" for name, version in versions.items() if version is not None]
+    if software:
+        rows["software"] = ", ".join(software)
     if environment.get("gpu"):
         rows["GPU"] = environment["gpu"]
     return {name: str(value) for name, value in rows.items()}
-
-
-def _base_model(training: Mapping[str, Any]) -> Optional[str]:
-    """Hub id of what the training started from, if it came from the Hub."""
-    if "base_model" in training:
-        return training["base_model"]
-    settings = training.get("settings", {})
-    source = settings.get("init_from") or settings.get("backbone")
-    return source if source is not None and is_hub_id(source) else None
 
 
 def _hub_datasets(training: Mapping[str, Any], class_names: list[str]) -> Optional[list[str]]:
@@ -227,7 +209,7 @@ def _hub_datasets(training: Mapping[str, Any], class_names: list[str]) -> Option
 
 def _spider_organs(training: Mapping[str, Any], class_names: list[str]) -> list[str]:
     """The organs whose published data, or a published model trained on them, these weights come from."""
-    sources = {training.get("dataset"), _base_model(training)}
+    sources = {training.get("dataset"), training.get("base_model")}
     organs = [
         name
         for name in organ_names()
@@ -247,10 +229,6 @@ def _organ_of_folder(dataset: str, class_names: list[str]) -> Optional[str]:
     return None
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and ("/" in value or "\\" in value) and not is_hub_id(value)
-
-
 def _name_of(dataset: str) -> str:
     """The last part of a Hub id or of a path: where somebody keeps a folder does not belong in a card."""
     return re.split(r"[/\\]", dataset.rstrip("/\\"))[-1] or "unnamed"
@@ -263,19 +241,7 @@ def _cell(value: Any) -> str:
 
 def _read_environment(folder: Path) -> dict[str, Any]:
     path = folder / "training" / "environment.json"
-    return _read_json(path) if path.is_file() else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} has no {path.name}.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object, got {type(content).__name__}.")
-    return content
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _is_same(source: Path, target: Path) -> bool:

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from ..flags import setting
+from ..flags import Settings, setting
 
 
 @dataclass(frozen=True)
-class PublishSettings:
+class PublishSettings(Settings):
     """Where and how a model is published.
 
     Attributes:

@@ -1,21 +1,17 @@
 """Files of a model to the Hub, in one commit."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from .checks import INDEX, SHARD, TOKENS_PAGE, WEIGHTS
+from ..hub import RENEW_TOKEN, TOKENS_PAGE, explained_upload
+from ..model_folder import INDEX, SHARD, WEIGHTS
 from .model_card import RESULT_FILES
 from .settings import PublishSettings
-
-_RENEW = f"Make one with the role 'write' ({TOKENS_PAGE}), then run `hf auth login` or set HF_TOKEN."
-# The client's HTTP library differs by its version (requests, httpx, httpx2): these are that one's errors.
-_HTTP_ERRORS: Any = tuple(c for c in HfHubHTTPError.__mro__ if c.__module__.startswith(("requests.", "httpx")))
 
 
 def check_target(repo_id: str, settings: PublishSettings) -> None:
@@ -25,7 +21,7 @@ def check_target(repo_id: str, settings: PublishSettings) -> None:
         ValueError, PermissionError, FileExistsError, ConnectionError: See `publish`.
     """
     api = _api(repo_id, settings)
-    with _explained(repo_id):
+    with explained_upload(repo_id):
         role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
         if role == "read":
             raise PermissionError(f"The token may only read. Make one with the role 'write': {TOKENS_PAGE}")
@@ -47,7 +43,7 @@ def upload(files: Mapping[str, Path], repo_id: str, settings: PublishSettings) -
         ValueError, PermissionError, FileExistsError, ConnectionError: See `publish`.
     """
     api = _api(repo_id, settings)
-    with _explained(repo_id):
+    with explained_upload(repo_id):
         if not _check_existing(api, repo_id, settings):
             # Without --private an organisation's own default decides.
             api.create_repo(repo_id, private=settings.private or None)
@@ -80,7 +76,7 @@ def _api(repo_id: str, settings: PublishSettings) -> HfApi:
         raise ConnectionError("The Hub is switched off here: unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to publish.")
     token = settings.token or get_token()
     if token is None:
-        raise PermissionError(f"There is no access token. {_RENEW}")
+        raise PermissionError(f"There is no access token. {RENEW_TOKEN}")
     return HfApi(token=token)
 
 
@@ -103,39 +99,3 @@ def _check_existing(api: HfApi, repo_id: str, settings: PublishSettings) -> bool
             "earlier commits stay. Or choose another name."
         )
     return True
-
-
-@contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    """Turn the client's errors into some that say what to do."""
-    try:
-        yield
-    except (*_HTTP_ERRORS, RuntimeError) as error:
-        # The client wraps what happens to one of several large files.
-        cause = error.__cause__ or error if isinstance(error, RuntimeError) else error
-        raise _explanation(cause, repo_id) from error
-
-
-def _explanation(error: Any, repo_id: str) -> Exception:
-    response = getattr(error, "response", None)
-    status = None if response is None else response.status_code
-    namespace = repo_id.split("/")[0]
-    hidden = isinstance(error, RepositoryNotFoundError)  # so the Hub calls what an account may not see
-    if status == 401 and not hidden:
-        return PermissionError(f"The Hub does not take this access token: it is wrong or has expired. {_RENEW}")
-    if status == 403 or hidden:
-        said = getattr(error, "server_message", None)
-        reason = f" ({said})" if said else ""
-        return PermissionError(
-            f"The account of this access token may not write to {repo_id}{reason}. Ask {namespace} for the right to, "
-            f"take a token with the role 'write' of somebody who has it ({TOKENS_PAGE}), or publish under your own "
-            "name."
-        )
-    if status in (409, 412):
-        return FileExistsError(f"Somebody else changed {repo_id} at the same time. Look at it, then run this again.")
-    if status is not None and 400 <= status < 500 and status != 429:
-        return ValueError(f"The Hub refuses this upload to {repo_id}: {error}")
-    return ConnectionError(
-        f"The connection to the Hub broke off; readers of {repo_id} see nothing half-done. Run the same command again: "
-        f"weights that have arrived are not sent again. ({type(error).__name__}: {error})"
-    )

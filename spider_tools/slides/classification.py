@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..probabilities import entropy
 from .lattice import Lattice
 from .model import SlideModel
 
@@ -37,8 +38,7 @@ class SlidePredictions:
     @property
     def entropy(self) -> np.ndarray:
         """Of the probabilities in nat, float64 `(n,)`, 0 to ln(classes)."""
-        positive = np.where(self.probabilities > 0, self.probabilities, 1.0).astype(np.float64)
-        return np.maximum(-(positive * np.log(positive)).sum(axis=1), 0.0)  # rounding can take it below 0
+        return entropy(self.probabilities)
 
     @property
     def corners_level0(self) -> np.ndarray:

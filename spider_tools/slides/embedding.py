@@ -49,22 +49,16 @@ def embed_slide(
         num_workers=min(settings.num_workers, len(batches)),
         pin_memory=model.pin_memory,
     )
-    unsaved: list[torch.Tensor] = []  # on the device, so that a GPU runs ahead
-    first = done = 0
-    last_save = time.monotonic()
+    unsaved = _Unsaved(saved, missing, settings.save_every)
     # The bar shows patches/s and the time left; what an earlier run has embedded counts as done.
     with tqdm(total=len(corners), initial=len(corners) - len(missing), unit="patch", desc=view.slide.path.name) as bar:
         for patches in loader:
             if isinstance(patches, SlideError):
                 raise patches
-            unsaved.append(model.embed(patches))
-            done += len(patches)
+            unsaved.add(model.embed(patches))
             bar.update(len(patches))
-            late = time.monotonic() - last_save > settings.save_every
-            if late or done - first >= _MOST_UNSAVED or done == len(missing):
-                saved.add(missing[first:done], torch.cat(unsaved).cpu())
-                unsaved, first, last_save = [], done, time.monotonic()
-    return done
+    unsaved.save()
+    return len(missing)
 
 
 def in_reading_order(corners: np.ndarray) -> np.ndarray:
@@ -78,6 +72,35 @@ def table_rows(lattice: Lattice, needed: np.ndarray, table: EmbeddingTable) -> n
     rows = np.full(lattice.shape, -1, dtype=np.int64)
     rows[needed] = table.rows(lattice.corners(np.argwhere(needed)))
     return rows
+
+
+class _Unsaved:
+    """Embeddings that wait on the device, so that a GPU runs ahead, until there are many or they have waited long."""
+
+    def __init__(self, saved: SavedEmbeddings, corners: np.ndarray, save_every: float) -> None:
+        self._saved = saved
+        self._corners = corners  # of the patches that are not saved, in the order in which they are embedded
+        self._save_every = save_every
+        self._start_anew()
+
+    def add(self, embeddings: torch.Tensor) -> None:
+        """Take the embeddings of the next patches, float `(n, hidden)`, and save if it is time."""
+        self._waiting.append(embeddings)
+        self._count += len(embeddings)
+        if self._count >= _MOST_UNSAVED or time.monotonic() - self._last_save > self._save_every:
+            self.save()
+
+    def save(self) -> None:
+        """Save all that wait."""
+        if self._waiting:
+            self._saved.add(self._corners[: self._count], torch.cat(self._waiting).cpu())
+            self._corners = self._corners[self._count :]
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._waiting: list[torch.Tensor] = []
+        self._count = 0
+        self._last_save = time.monotonic()
 
 
 class _PatchBatches(Dataset):

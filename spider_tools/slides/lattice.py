@@ -1,12 +1,15 @@
 """Where the patches of a slide lie: a lattice in px at the model's um/px, and its place in level-0 px."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .reader import SlideError
 from .view import SlideView
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderConfig
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Lattice:
     scale: tuple[float, float]
 
     @classmethod
-    def on(cls, view: SlideView, config: Any, stride: int) -> "Lattice":
+    def on(cls, view: SlideView, config: "SpiderConfig", stride: int) -> "Lattice":
         """The lattice of a view for the model with this configuration.
 
         Raises:

@@ -1,25 +1,27 @@
 """The model as slides need it: patches to embeddings, grids of embeddings to logits."""
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from .. import remote_code
 from ..embeddings.embedder import PatchEmbedder, float_dtype
 from ..embeddings.identity import store_content
-from ..weights.loading import load_spider
+from ..weights.loading import load_image_processor, load_spider
 from .settings import SlideSettings
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
 
 
 class SlideModel:
     """A SPIDER model whose backbone runs in a precision of its own, and whose head runs in float32.
 
     Args:
-        model: A `SpiderForImageClassification`, which is changed.
-        image_processor: Its `SpiderImageProcessor`.
+        model: Is changed.
+        image_processor: Its own.
         device: Where both run.
-        dtype: Of the backbone, one of `embedder.PRECISIONS`.
+        dtype: Of the backbone, a `Precision` of `embeddings.settings`.
         compiled: Whether to compile the backbone.
 
     Attributes:
@@ -30,8 +32,8 @@ class SlideModel:
 
     def __init__(
         self,
-        model: Any,
-        image_processor: Any,
+        model: "SpiderForImageClassification",
+        image_processor: "SpiderImageProcessor",
         device: torch.device,
         dtype: str = "float32",
         compiled: bool = False,
@@ -55,9 +57,7 @@ class SlideModel:
             ValueError: Model and image processor do not fit each other, or it has no classes.
         """
         model = load_spider(settings.model, settings.revision)
-        image_processor = remote_code.image_processor_class().from_pretrained(
-            settings.model, revision=settings.revision
-        )
+        image_processor = load_image_processor(settings.model, settings.revision)
         return cls(model, image_processor, device, settings.dtype, settings.compile)
 
     @property
@@ -81,7 +81,7 @@ class SlideModel:
         return self._model.classify_grid(embeddings, context_mask.to(self._device)).cpu()
 
 
-def _head_sha256(model: Any) -> str:
+def _head_sha256(model: "SpiderForImageClassification") -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("backbone."):

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..files import replacing
+from .. import __version__
+from ..files import Writer, bytes_writer, replacing, text_writer
 from . import outputs, pictures
 from .classification import SlidePredictions, classify_positions
 from .composition import composition_csv, make_composition
@@ -24,35 +24,15 @@ from .lattice import Lattice
 from .model import SlideModel
 from .polygons import write_geojson
 from .reader import Slide, SlideError, open_slide
+from .results import SlideResult
 from .saved_embeddings import EMBEDDINGS_NAME, SavedEmbeddings
 from .settings import SlideSettings
 from .tissue import TissueMask, drawing_for, find_tissue
-from .view import SlideView, model_scale
+from .view import RESAMPLING, SlideView, model_scale
 
 logger = logging.getLogger(__name__)
 
-_RESULT_VERSION = 1  # of what is written; another one makes slides be written again
-
-
-@dataclass(frozen=True)
-class SlideResult:
-    """What became of a slide.
-
-    Attributes:
-        name: Of the slide's folder.
-        status: "done", "skipped" (it was done before), or "failed".
-        predicted: Number of patches that got a class.
-        embedded: Number of patches that went through the backbone in this run.
-        seconds: Of this run.
-        message: Why it failed.
-    """
-
-    name: str
-    status: str
-    predicted: int = 0
-    embedded: int = 0
-    seconds: float = 0.0
-    message: str = ""
+_RESULT_VERSION = 2  # of what is written; another one makes slides be written again
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +48,7 @@ class _Prepared:
     drawing: Optional[Path]
 
 
-def segment_slide(task: SlideTask, model: SlideModel, settings: SlideSettings) -> SlideResult:
+def map_slide(task: SlideTask, model: SlideModel, settings: SlideSettings) -> SlideResult:
     """Classify the tissue of one slide and write its folder.
 
     | file | content |
@@ -159,7 +139,13 @@ def _segment(prepared: _Prepared, model: SlideModel, started: float) -> SlideRes
     facts = {**_facts(prepared, mask, predictions), "Patches embedded, context included": len(corners)}
     writers = _writers(prepared, thumbnail, predictions, facts, preview)
     clock.stop("pictures and tables")
-    marker = {"request": prepared.request, "facts": facts, "seconds": clock.seconds, "embedded_now": embedded}
+    marker = {
+        "spider_tools": __version__,
+        "request": prepared.request,
+        "facts": facts,
+        "seconds": clock.seconds,
+        "embedded_now": embedded,
+    }
     outputs.write_outputs(folder, writers, marker, others=(EMBEDDINGS_NAME,))
     return SlideResult(task.name, "done", len(predictions.positions), embedded, time.monotonic() - started)
 
@@ -191,13 +177,15 @@ class _Clock:
 
 def _embedding_content(prepared: _Prepared, model: SlideModel) -> dict[str, Any]:
     """Stride and tissue are no part of it: another map of the same slide shares the embeddings."""
-    return {**model.content, "source": {key: prepared.request[key] for key in ("slide", "scale")}}
+    source = {key: prepared.request[key] for key in ("slide", "scale")}
+    if prepared.view.is_resampled:
+        source["resampling"] = RESAMPLING
+    return {**model.content, "source": source}
 
 
 def _facts(prepared: _Prepared, mask: TissueMask, predictions: SlidePredictions) -> dict[str, Any]:
     """What was done, for the reader of the report."""
     lattice, slide, task, settings = prepared.lattice, prepared.slide, prepared.task, prepared.settings
-    resampled = prepared.view.scale != slide.levels[prepared.view.level].downsample
     um = lattice.stride * prepared.view.mpp[0]
     return {
         "Slide": task.path.name,
@@ -205,7 +193,7 @@ def _facts(prepared: _Prepared, mask: TissueMask, predictions: SlidePredictions)
         "um/px at level 0": f"{slide.mpp[0]:g} x {slide.mpp[1]:g}"
         + (" (given, not read from the file)" if settings.mpp is not None or task.mpp is not None else ""),
         "um/px for the model": f"{prepared.view.mpp[0]:g} x {prepared.view.mpp[1]:g}",
-        "Read from": f"level {prepared.view.level}" + (", resampled" if resampled else ", as it is"),
+        "Read from": f"level {prepared.view.level}" + (", resampled" if prepared.view.is_resampled else ", as it is"),
         "Model": settings.model + (f" at {settings.revision}" if settings.revision else ""),
         "Backbone in": settings.dtype,
         "Tissue": f"{mask.origin}; at least {settings.min_tissue:.0%} of a cell",
@@ -235,7 +223,7 @@ def _writers(
     predictions: SlidePredictions,
     facts: dict[str, Any],
     preview: bytes,
-) -> dict[str, Callable[[Path], Any]]:
+) -> dict[str, Writer]:
     name, tiles = prepared.task.name, prepared.settings.tiles
     composition = make_composition(predictions)
     images = {
@@ -247,8 +235,8 @@ def _writers(
     return {
         "prediction.geojson": lambda path: write_geojson(path, predictions, name, tiles),
         "predictions.parquet": outputs.table_writer(predictions),
-        "composition.csv": outputs.text_writer(composition_csv(composition)),
-        "composition.json": outputs.text_writer(json.dumps(composition, indent=1, ensure_ascii=False) + "\n"),
-        "report.html": outputs.text_writer(report),
-        **{file: outputs.bytes_writer(content) for file, content in images.items()},
+        "composition.csv": text_writer(composition_csv(composition)),
+        "composition.json": text_writer(json.dumps(composition, indent=1, ensure_ascii=False) + "\n"),
+        "report.html": text_writer(report),
+        **{file: bytes_writer(content) for file, content in images.items()},
     }

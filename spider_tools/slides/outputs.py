@@ -4,8 +4,7 @@ import errno
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..files import replacing
+from ..files import Writer, text_writer, write_together
+from ..probabilities import class_column, probability_columns
 from .classification import SlidePredictions
 
 MARKER_NAME = "slide.json"
@@ -34,9 +34,9 @@ def is_done(folder: Path, request: Mapping[str, Any]) -> bool:
 
 
 def write_outputs(
-    folder: Path, writers: Mapping[str, Callable[[Path], Any]], marker: Mapping[str, Any], others: tuple[str, ...] = ()
+    folder: Path, writers: Mapping[str, Writer], marker: Mapping[str, Any], others: tuple[str, ...] = ()
 ) -> None:
-    """Write all files of a slide; none takes its place before all of them are written.
+    """Write all files of a slide; none takes its place before all of them are written, and slide.json is the last.
 
     Args:
         folder: Of the slide.
@@ -47,18 +47,20 @@ def write_outputs(
     Raises:
         OSError: They cannot be written; what was there before stays.
     """
-    with ExitStack() as stack:
-        # The stack unwinds from its end: the marker takes its name last.
-        unfinished_marker = stack.enter_context(replacing(folder / MARKER_NAME))
-        sizes = {name: (folder / name).stat().st_size for name in others}
-        for name, write in writers.items():
-            unfinished = stack.enter_context(replacing(folder / name))
-            write(unfinished)
-            sizes[name] = unfinished.stat().st_size
-        content = {**marker, "outputs": sizes}
-        unfinished_marker.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        # From here to the end the folder holds a mixture of two results, and must not look whole.
-        (folder / MARKER_NAME).unlink(missing_ok=True)
+    sizes = {name: (folder / name).stat().st_size for name in others}
+
+    def measured(name: str, write: Writer) -> Writer:
+        def write_and_measure(path: Path) -> None:
+            write(path)
+            sizes[name] = path.stat().st_size
+
+        return write_and_measure
+
+    def write_marker(path: Path) -> None:  # after all others, whose sizes it holds
+        text_writer(json.dumps({**marker, "outputs": sizes}, indent=1, ensure_ascii=False) + "\n")(path)
+
+    all_writers = {name: measured(name, write) for name, write in writers.items()}
+    write_together(folder, {**all_writers, MARKER_NAME: write_marker}, sign=MARKER_NAME)
 
 
 def check_space(folder: Path, patches: int, bytes_per_patch: int) -> None:
@@ -89,34 +91,20 @@ def predictions_table(predictions: SlidePredictions) -> pa.Table:
         `row` and `column` of the lattice, `x_level0` and `y_level0`, the upper left corner of the patch in level-0 px,
         `class`, one float column `probability: <class>` for every class, and `entropy` in nat.
     """
-    names = pa.array(list(predictions.class_names), pa.string())
-    corners = predictions.corners_level0
+    names, corners = predictions.class_names, predictions.corners_level0
     columns = {
         "row": pa.array(predictions.positions[:, 0].astype(np.int32)),
         "column": pa.array(predictions.positions[:, 1].astype(np.int32)),
         "x_level0": pa.array(np.ascontiguousarray(corners[:, 0])),
         "y_level0": pa.array(np.ascontiguousarray(corners[:, 1])),
-        "class": pa.DictionaryArray.from_arrays(pa.array(predictions.predicted.astype(np.int32)), names),
+        "class": class_column(predictions.predicted, names),
     }
-    for number, name in enumerate(predictions.class_names):
-        columns[f"probability: {name}"] = pa.array(np.ascontiguousarray(predictions.probabilities[:, number]))
-    columns["entropy"] = pa.array(predictions.entropy)
-    return pa.table(columns)
+    return pa.table({**columns, **probability_columns(predictions.probabilities, names)})
 
 
-def table_writer(predictions: SlidePredictions) -> Callable[[Path], Any]:
+def table_writer(predictions: SlidePredictions) -> Writer:
     """Writes predictions.parquet."""
     return lambda path: pq.write_table(predictions_table(predictions), path)
-
-
-def text_writer(text: str) -> Callable[[Path], Any]:
-    """Writes a UTF-8 file."""
-    return lambda path: path.write_text(text, encoding="utf-8")
-
-
-def bytes_writer(content: bytes) -> Callable[[Path], Any]:
-    """Writes bytes as they are."""
-    return lambda path: path.write_bytes(content)
 
 
 def as_png(figure: Figure) -> bytes:

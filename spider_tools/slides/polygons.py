@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from scipy import ndimage
 
+from ..probabilities import probability_name
 from .classification import SlidePredictions
 from .colors import class_colors
 
@@ -88,7 +89,7 @@ def _at(edges: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(predictions: SlidePredictions, probabilities: np.ndarray) -> dict[str, float]:
-    return {f"probability: {name}": round(float(p), 6) for name, p in zip(predictions.class_names, probabilities)}
+    return {probability_name(name): round(float(p), 6) for name, p in zip(predictions.class_names, probabilities)}
 
 
 def _feature(shape: Any, kind: str, class_name: str, measurements: dict[str, Any]) -> dict[str, Any]:

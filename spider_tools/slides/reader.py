@@ -13,6 +13,8 @@ import openslide
 from PIL import Image
 from tifffile import TiffFile, TiffFileError
 
+from ..images import DECODING_ERRORS, to_rgb
+
 # Scanners lie between 0.1 and 1 um/px; beyond these bounds the tags of a file hold something else, as dots per inch.
 _MPP_RANGE = (0.02, 10.0)
 _MPP_RATIO = 1.1
@@ -118,7 +120,7 @@ class _OpenSlideFile(Slide):
             raise SlideError(
                 f"{self.path} is damaged at level {level}, x {corner[0]}, y {corner[1]}: {error}."
             ) from error
-        return _flat_rgb(region)
+        return to_rgb(region)
 
     def _own_handle(self) -> openslide.OpenSlide:
         """The handle of this process: a handle must not be shared with the process that this one was forked from."""
@@ -209,7 +211,7 @@ def _decode_image(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return _flat_rgb(image)
+                return to_rgb(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SlideError(
             f"{path} is a plain image of more than {Image.MAX_IMAGE_PIXELS} px, which has to be decoded as a whole. "
@@ -217,22 +219,5 @@ def _decode_image(path: Path) -> np.ndarray:
         ) from error
     except Image.UnidentifiedImageError as error:
         raise SlideError(f"{path} is neither a slide that OpenSlide reads nor an image that Pillow reads.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DECODING_ERRORS as error:
         raise SlideError(f"{path} is damaged or incomplete: {error}.") from error
-
-
-def _flat_rgb(image: Image.Image) -> np.ndarray:
-    """uint8 `(height, width, 3)`, transparency flattened on white."""
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r}, expected 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode != "RGBA":
-        return np.array(image.convert("RGB"))
-    pixels = np.asarray(image)
-    if pixels[..., 3].min() == 255:
-        return np.ascontiguousarray(pixels[..., :3])
-    return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))

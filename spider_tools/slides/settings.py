@@ -1,16 +1,15 @@
 """What to do with slides, as the flags of segment_slide.py."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from ..embeddings.settings import PRECISIONS, check_precision
-from ..flags import setting
+from ..embeddings.settings import Precision, check_precision
+from ..flags import Settings, setting
 
 
 @dataclass(frozen=True)
-class SlideSettings:
+class SlideSettings(Settings):
     """How slides are classified, and what is left behind."""
 
     model: str = setting(help="folder or Hub id of a SPIDER model")
@@ -18,37 +17,31 @@ class SlideSettings:
     revision: Optional[str] = setting(None, help="commit of a model on the Hub")
     mpp: Optional[float] = setting(None, help="um/px of the slides at full resolution, instead of what the files say")
     mpp_tolerance: float = setting(
-        0.02, help="relative difference to the model's um/px up to which pixels are taken without resampling"
+        0.02,
+        at_least=0,
+        at_most=0.5,
+        help="relative difference to the model's um/px up to which pixels are taken without resampling",
     )
     stride: Optional[int] = setting(
-        None, help="distance of two predictions in px at the model's um/px: 224, 112 or 56 (default: the patch size)"
+        None,
+        at_least=1,
+        help="distance of two predictions in px at the model's um/px: 224, 112 or 56 (default: the patch size)",
     )
     mask: Optional[Path] = setting(
         None, help="tissue as an image or GeoJSON in level-0 px, or a folder of these, named like the slides"
     )
-    min_tissue: float = setting(0.1, help="least share of tissue in a cell of the map, 0 to 1")
+    min_tissue: float = setting(0.1, above=0, at_most=1, help="least share of tissue in a cell of the map, 0 to 1")
     tiles: bool = setting(False, help="also write one square per prediction into prediction.geojson")
-    dtype: str = setting("float32", choices=PRECISIONS, help="of the backbone; int8 on a CPU, with torchao installed")
+    dtype: Precision = setting("float32", help="of the backbone; int8 on a CPU, with torchao installed")
     compile: bool = setting(False, help="compile the backbone first: a minute for Hibou-L, then it is faster")
-    batch_size: int = setting(64, help="patches at once through the backbone")
-    num_workers: int = setting(2, help="processes that read each slide")
-    save_every: float = setting(30.0, help="seconds of embedding that a killed run loses at most")
+    batch_size: int = setting(64, at_least=1, help="patches at once through the backbone")
+    num_workers: int = setting(2, at_least=0, help="processes that read each slide")
+    save_every: float = setting(30.0, at_least=0, help="seconds of embedding that a killed run loses at most")
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Refuse what cannot be used here."""
+        super().__post_init__()
         check_precision(self.dtype)
-        for field in ("stride", "batch_size"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"--{field} must be positive, got {value}.")
-        if self.num_workers < 0:
-            raise ValueError(f"--num_workers must be at least 0, got {self.num_workers}.")
-        if not 0 < self.min_tissue <= 1:
-            raise ValueError(f"--min_tissue must lie in (0, 1], got {self.min_tissue}.")
-        if not 0 <= self.mpp_tolerance <= 0.5:
-            raise ValueError(f"--mpp_tolerance must lie in [0, 0.5], got {self.mpp_tolerance}.")
-        if not (math.isfinite(self.save_every) and self.save_every >= 0):
-            raise ValueError(f"--save_every must be at least 0, got {self.save_every}.")
 
     def checked_stride(self, patch_size: int) -> int:
         """The stride for a model's patches.

@@ -10,6 +10,7 @@ import shapely
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from ..images import DECODING_ERRORS, is_marked
 from .lattice import Lattice
 from .reader import Slide, SlideError
 from .view import SlideView
@@ -161,17 +162,17 @@ def _nearest_px(edges: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]
 def _mask_of_image(path: Path, view: SlideView) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            flat = image.convert("L")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            marked = Image.fromarray(is_marked(image))
+    except DECODING_ERRORS as error:
         raise SlideError(f"The mask {path} is no image that Pillow reads: {error}.") from error
     # Aspect ratios differ by the rounding of the smaller image, one px, at least.
-    expected, got = view.slide.size[0] / view.slide.size[1], flat.width / flat.height
-    if abs(got / expected - 1) > max(0.02, 1.5 / min(flat.size)):
+    expected, got = view.slide.size[0] / view.slide.size[1], marked.width / marked.height
+    if abs(got / expected - 1) > max(0.02, 1.5 / min(marked.size)):
         raise SlideError(
-            f"The mask {path} has {flat.width} x {flat.height} px, which has not the shape of the slide, "
+            f"The mask {path} has {marked.width} x {marked.height} px, which has not the shape of the slide, "
             f"{view.slide.size[0]} x {view.slide.size[1]} px (width x height)."
         )
-    return np.asarray(flat.point(lambda value: 255 if value else 0).resize(view.size, Image.Resampling.BOX)) >= 128
+    return np.asarray(marked.convert("L").resize(view.size, Image.Resampling.BOX)) >= 128
 
 
 def _mask_of_geojson(path: Path, view: SlideView) -> np.ndarray:

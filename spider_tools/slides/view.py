@@ -1,13 +1,16 @@
 """The slide at one magnification, as if the whole of it had been resampled at once."""
 
+import math
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
+from PIL import Image
 
 from .reader import Slide, SlideError
 
+RESAMPLING = "Pillow bilinear"  # embeddings of px that were made otherwise differ
 _MOST_BLOCKS = 40  # of 448 px, 24 MB: what a batch of neighbouring patches touches
 _BLOCK_PX = 448
 _SOURCE_PX = 1024
@@ -51,9 +54,10 @@ class SlideView:
     """Pixels of a slide at a scale of its own.
 
     A pixel depends on its place alone, not on the window that is read: overlapping windows agree to the last digit.
-    The coarsest level that is not coarser than the view is read, in blocks at fixed places, and reduced with a
-    triangle filter that is two pixels of the coarser side wide, as Pillow and torchvision do it for antialiased
-    bilinear resizing. At the scale of a level its own pixels are returned.
+    The coarsest level that is not coarser than the view is read, in blocks at fixed places, and reduced by Pillow's
+    antialiased bilinear resizing, a triangle filter that is two pixels of the coarser side wide. Each block is read
+    with all that its filter reaches, so that it is what resizing the whole slide at once would give, up to one grey
+    level of rounding. At the scale of a level its own pixels are returned.
 
     Args:
         slide: Is read.
@@ -79,6 +83,11 @@ class SlideView:
     def mpp(self) -> tuple[float, float]:
         """`(x, y)`, um per px of the view."""
         return (self.slide.mpp[0] * self.scale[0], self.slide.mpp[1] * self.scale[1])
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether its px are made from those of a finer level; otherwise they are those of a level."""
+        return self._factors != (1.0, 1.0)
 
     def read(self, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """A window of the view.
@@ -122,55 +131,47 @@ class SlideView:
         return block
 
     def _read_block(self, row: int, column: int) -> np.ndarray:
-        side, level_size = self._block_px, self.slide.levels[self.level].size
-        spans = []
-        for start, whole, factor, length in zip((column * side, row * side), self.size, self._factors, level_size):
-            spans.append(_Taps(start, min(side, whole - start), factor, length))
-        across, down = spans
-        pixels = self.slide.read_level(
-            self.level, (across.start, down.start), (across.stop - across.start, down.stop - down.start)
+        corner = (column * self._block_px, row * self._block_px)
+        size = (min(self._block_px, self.size[0] - corner[0]), min(self._block_px, self.size[1] - corner[1]))
+        if not self.is_resampled:
+            return self.slide.read_level(self.level, corner, size)
+        level_size = self.slide.levels[self.level].size
+        x, y = (
+            _source(corner[axis], size[axis], self._factors[axis], level_size[axis], self.size[axis]) for axis in (0, 1)
         )
-        return pixels if self._factors == (1.0, 1.0) else _resample(pixels, across.weights(), down.weights())
+        pixels = self.slide.read_level(self.level, (x.start, y.start), (x.length, y.length))
+        if x.missing or y.missing:
+            pixels = np.pad(pixels, ((0, y.missing), (0, x.missing), (0, 0)), mode="edge")
+        box = (x.box[0], y.box[0], x.box[1], y.box[1])
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": OrderedDict()}
 
 
-class _Taps:
-    """Which px of a level make the px `first` to `first + count` of the view, along one axis.
+@dataclass(frozen=True)
+class _Source:
+    """What of a level makes a block of the view, along one axis.
 
     Attributes:
         start: First px of the level that is read.
-        stop: One beyond the last.
+        length: How many are read.
+        missing: How many px the view is larger there than the level, of which a scanner may have dropped the last.
+        box: Where the block begins and ends, in px from `start`.
     """
 
-    def __init__(self, first: int, count: int, factor: float, length: int) -> None:
-        reach = max(factor, 1.0)
-        # Centres in px of the level: those of pixel i are at i + 0.5.
-        centers = (np.arange(first, first + count) + 0.5) * factor
-        nearest = np.floor(centers - reach).astype(np.int64)
-        self._taps = nearest[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)
-        weights = np.maximum(1 - np.abs(self._taps + 0.5 - centers[:, None]) / reach, 0)
-        weights[(self._taps < 0) | (self._taps >= length)] = 0
-        self._weights = weights / weights.sum(axis=1, keepdims=True)
-        used = self._taps[self._weights > 0]
-        self.start, self.stop = int(used.min()), int(used.max()) + 1
-
-    def weights(self) -> csr_array:
-        """float64 `(count, stop - start)`; every row adds up to 1."""
-        rows, width = self._taps.shape
-        columns = np.clip(self._taps, self.start, self.stop - 1) - self.start
-        offsets = np.arange(0, rows * width + 1, width)
-        weights = csr_array((self._weights.ravel(), columns.ravel(), offsets), shape=(rows, self.stop - self.start))
-        weights.eliminate_zeros()
-        return weights
+    start: int
+    length: int
+    missing: int
+    box: tuple[float, float]
 
 
-def _resample(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
-    """Reduce uint8 `(h, w, 3)` with float64 weights `(width, w)` and `(height, h)` to uint8 `(height, width, 3)`."""
-    height, width = down.shape[0], across.shape[0]
-    shorter = (down @ pixels.reshape(len(pixels), -1)).reshape(height, -1, 3)
-    flipped = shorter.transpose(1, 0, 2).reshape(pixels.shape[1], -1)
-    narrower = (across @ flipped).reshape(width, height, 3)
-    # Halves are common at a factor of 2, and go up, whatever the last digit of their sum.
-    return (narrower + (0.5 + _ROUNDING)).astype(np.uint8).transpose(1, 0, 2)
+def _source(first: int, count: int, factor: float, level_length: int, view_length: int) -> _Source:
+    """The px of the level for the px `first` to `first + count` of the view, and for all that their filter reaches."""
+    begin, end = first * factor, (first + count) * factor
+    whole = max(level_length, math.ceil((view_length - 2 * _ROUNDING) * factor))
+    margin = math.ceil(max(factor, 1.0)) + 1
+    start = max(math.floor(begin) - margin, 0)
+    stop = min(math.ceil(end) + margin, whole)
+    length = min(stop, level_length) - start
+    return _Source(start, length, stop - start - length, (begin - start, min(end, whole) - start))

@@ -13,6 +13,7 @@ import transformers
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ..files import sync, write_text
 
@@ -39,6 +40,21 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     transformers_version: str = transformers.__version__
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def note_validation(self, score: float, loss: float) -> None:
+        """Compare the last step's epoch with the best one: by its score, and among equal scores by its loss."""
+        best, best_loss = self.best_score, self.best_loss
+        self.epochs_without_better += 1
+        if best is None or score > best:
+            self.epochs_without_better = 0
+        if best is None or (score, -loss) > (best, -best_loss):
+            self.best_score, self.best_loss = score, loss
+            self.best_checkpoint = checkpoint_name(self.global_step)
+
+
+def checkpoint_name(global_step: int) -> str:
+    """The folder of the checkpoint after so many optimizer steps."""
+    return f"step_{global_step:08d}"
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
@@ -78,7 +94,7 @@ class Checkpoints:
         kept: Newest checkpoints that are kept, beside the best.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, model: Any, kept: int) -> None:
+    def __init__(self, folder: Path, accelerator: Accelerator, model: nn.Module, kept: int) -> None:
         self._folder = folder
         self._accelerator = accelerator
         self._model = model
@@ -93,7 +109,7 @@ class Checkpoints:
         Raises:
             OSError: It cannot be written, for instance on a full disk; older checkpoints are untouched.
         """
-        target = self._folder / f"step_{progress.global_step:08d}"
+        target = self._folder / checkpoint_name(progress.global_step)
         unfinished = self._folder / f".{target.name}.unfinished"
         is_main = self._accelerator.is_main_process
         try:

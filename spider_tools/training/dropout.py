@@ -5,10 +5,13 @@ training, on one core. Torch decides every element by a 64-bit uniform number; d
 them afterwards is the same, but vectorised.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderForImageClassification
 
 
 class SameDropout(nn.Dropout):
@@ -23,7 +26,7 @@ class SameDropout(nn.Dropout):
         return input * kept.to(input.dtype).div_(keep)
 
 
-def speed_up_dropout(model: Any) -> None:
+def speed_up_dropout(model: "SpiderForImageClassification") -> None:
     """Replace the dropout layers of a model, in place; nothing is done where torch draws other masks."""
     if not draws_alike():
         return

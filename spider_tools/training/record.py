@@ -1,41 +1,50 @@
-"""What a training run leaves beside its model: settings, environment, history and its curves."""
+"""What a training run says of itself: facts for config.json, the history of its epochs, and its curves."""
 
 import csv
 import io
-import json
-import platform
-import subprocess
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from matplotlib.figure import Figure
 
+from ..data.loading import RegionData
 from ..files import replacing, write_text
-from ..remote_code import REPOSITORY_ROOT
+from ..hub import is_hub_id
+from .checkpoints import Progress
+from .settings import TrainingSettings
 
-_PACKAGES = ("accelerate", "datasets", "numpy", "peft", "safetensors", "torch", "transformers")
+# Hyper-parameters that config.json notes.
+_PUBLISHED_SETTINGS = (
+    "train_backbone",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_epochs",
+    "label_smoothing",
+    "max_grad_norm",
+    "class_weights",
+    "context_dropout",
+    "flip",
+    "seed",
+)
 
 
-def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write `settings.json`, everything the run was told, and `environment.json`, where it ran."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
-
-
-def environment() -> dict[str, Any]:
-    """Versions, hardware and the state of the code."""
-    installed = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in _PACKAGES}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def training_facts(settings: TrainingSettings, data: RegionData, progress: Progress) -> dict[str, Any]:
+    """What config.json, which may be published, says of the training: no path of this machine."""
+    train = data.splits["train"]
+    labels = np.asarray(train.with_format("numpy")["label"])
+    counts = np.bincount(labels, minlength=len(data.class_names)).tolist()
+    source = settings.init_from or settings.backbone
     return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": dict(sorted(installed.items())),
-        "gpu": device,
-        "threads": torch.get_num_threads(),
-        "git": {"commit": _git("rev-parse", "HEAD"), "changed_files": _git("status", "--porcelain")},
+        "dataset": data.name,
+        "base_model": source if is_hub_id(source) else None,
+        "regions": train.num_rows,
+        "regions_per_class": dict(zip(data.class_names, counts)),
+        "slides": len(train.unique("slide_id")),
+        "best_validation_macro_f1": progress.best_score,
+        "epochs": progress.epoch,
+        "settings": {name: getattr(settings, name) for name in _PUBLISHED_SETTINGS},
     }
 
 
@@ -67,13 +76,3 @@ def _draw_curves(history: list[dict[str, Any]]) -> Figure:
         axes.grid(alpha=0.3)
     loss_axes.set_ylabel("loss")
     return figure
-
-
-def _git(*arguments: str) -> Any:
-    """The output of a git command in the repository, or None where there is neither git nor a repository."""
-    command = ["git", "-C", str(REPOSITORY_ROOT), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip().splitlines() if done.returncode == 0 else None

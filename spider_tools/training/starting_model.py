@@ -1,15 +1,19 @@
 """The model that a training run starts from: its backbone, its head, and what of them learns."""
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import Dinov2WithRegistersConfig
 
 from .. import remote_code
-from ..weights.loading import load_backbone, load_spider
+from ..files import read_json_object
+from ..weights.dinov2_names import projection_names
+from ..weights.loading import load_backbone, load_config, load_spider
 from .settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderForImageClassification
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +38,10 @@ _HEAD_FIELDS = (
 )
 
 
-def starting_model(settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int) -> Any:
-    """The `SpiderForImageClassification` that training starts from, in float32.
+def starting_model(
+    settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int
+) -> "SpiderForImageClassification":
+    """The model that training starts from, in float32.
 
     Args:
         settings: Says where the weights come from and what of the backbone learns.
@@ -60,13 +66,15 @@ def starting_model(settings: TrainingSettings, class_names: list[str], context_s
     return model
 
 
-def merge_lora(model: Any) -> None:
+def merge_lora(model: "SpiderForImageClassification") -> None:
     """Add LoRA matrices to the weights that they adapt, so that the backbone is a plain one again."""
     if hasattr(model.backbone, "merge_and_unload"):
         model.backbone = model.backbone.merge_and_unload()
 
 
-def _with_backbone(settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int) -> Any:
+def _with_backbone(
+    settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int
+) -> "SpiderForImageClassification":
     if settings.backbone == "random":
         backbone, backbone_config = None, _random_backbone_config(settings.backbone_config)
     else:
@@ -93,10 +101,10 @@ def _random_backbone_config(name: str) -> Any:
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"--backbone_config must be 'hibou-L', 'small' or a JSON file, got {name!r}.")
-    return Dinov2WithRegistersConfig(**json.loads(path.read_text(encoding="utf-8"))).to_dict()
+    return Dinov2WithRegistersConfig(**read_json_object(path, "--backbone_config")).to_dict()
 
 
-def _from_spider(source: str, class_names: list[str], context_size: int) -> Any:
+def _from_spider(source: str, class_names: list[str], context_size: int) -> "SpiderForImageClassification":
     """A SPIDER model with another list of classes; those that it knows keep their rows of the classifier."""
     trained = load_spider(source)
     side = trained.config.context_size
@@ -105,7 +113,7 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> Any:
     known = trained.config.class_names
     if known == class_names:
         return trained
-    config = remote_code.config_class().from_pretrained(source, class_names=class_names)
+    config = load_config(source, class_names=class_names)
     model = remote_code.model_class()(config)
     kept = [(new, known.index(name)) for new, name in enumerate(class_names) if name in known]
     weights = trained.state_dict()
@@ -119,13 +127,11 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> Any:
     return model
 
 
-def _add_lora(model: Any, rank: int) -> None:
+def _add_lora(model: "SpiderForImageClassification", rank: int) -> None:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ValueError("--train_backbone lora needs the package peft.") from error
-    # Transformers 4 and 5 name the projections differently.
-    targets = ["query", "key", "value", "q_proj", "k_proj", "v_proj"]
-    present = [name for name in targets if any(m.endswith(f".{name}") for m, _ in model.backbone.named_modules())]
+    targets = projection_names(model.backbone.state_dict())
     model.unfreeze_backbone()
-    model.backbone = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=present))
+    model.backbone = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))

@@ -7,7 +7,10 @@ values, and the two halves of a SwiGLU layer, are pieces of their own; some spel
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    import torch
 
 _LEAVES = {"weight": "weight", "bias": "bias", "lambda1": "lambda1", "gamma": "lambda1"}
 _LAYER = re.compile(r"(encoder\.layer|blocks)\.(\d+)\.(.+)\.(\w+)")
@@ -123,6 +126,22 @@ def spelling_of(names: Iterable[str], prefix: str = "") -> Spelling:
     """The spelling that most of the names with this prefix belong to."""
     bare = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     return max(SPELLINGS, key=lambda spelling: sum(bool(spelling.pieces(name)) for name in bare))
+
+
+def in_pieces(weights: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """A state dict of a backbone in pieces, that is with the names of Transformers 5; other names stay as they are."""
+    spelling = spelling_of(weights)
+    pieces: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        names = spelling.pieces(name) or (name,)
+        pieces.update(zip(names, tensor.chunk(len(names))))
+    return pieces
+
+
+def projection_names(weights: Iterable[str]) -> list[str]:
+    """What the layers that make queries, keys and values are called, without their path, among parameter names."""
+    inside = spelling_of(weights).inside.items()
+    return [stem.rpartition(".")[2] for stem, pieces in inside if set(pieces) <= set(_QUERY_KEY_VALUE)]
 
 
 def backbone_prefixes(names: Iterable[str]) -> list[str]:

@@ -7,9 +7,10 @@ region, a projection from the one to the other and a classifier. Its own code is
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
+from torch import nn
 from transformers import BertModel
 
 from .. import remote_code
@@ -17,6 +18,9 @@ from .dinov2 import build_backbone
 from .dinov2_config import CONFIG_FIELDS
 from .dinov2_pieces import find_backbone, holds_backbone, listed
 from .reading import WeightSource, open_source
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderConfig, SpiderForImageClassification, SpiderImageProcessor
 
 _ENCODER_POSITIONS = "embeddings.position_embeddings.weight"
 _TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
@@ -33,14 +37,14 @@ class ImportedSpider:
     """A published checkpoint as a model of this project.
 
     Attributes:
-        model: A `SpiderForImageClassification` in float32.
-        image_processor: Its `SpiderImageProcessor`.
+        model: In float32.
+        image_processor: Its own.
         mapping: Pairs of what the source calls a part or tensor and what this project calls it.
         notes: What was left out and what had to be assumed, a sentence each.
     """
 
-    model: Any
-    image_processor: Any
+    model: "SpiderForImageClassification"
+    image_processor: "SpiderImageProcessor"
     mapping: list[tuple[str, str]]
     notes: list[str]
 
@@ -124,7 +128,9 @@ def looks_untrained(weight: torch.Tensor, bias: torch.Tensor, initializer_range:
     return fresh_weights and not bool(bias.any())
 
 
-def _assemble(work: _Import, prefix: str, config: Any, backbone: Any) -> Any:
+def _assemble(
+    work: _Import, prefix: str, config: "SpiderConfig", backbone: nn.Module
+) -> "SpiderForImageClassification":
     """The model of a backbone and of what is left, every tensor of which is used."""
     with torch.device("meta"):
         model = remote_code.model_class()(config)
@@ -286,7 +292,7 @@ def _take_linear(work: _Import, ours: str, shape: tuple[int, int]) -> None:
         work.take(f"{stems[0]}.bias", f"{ours}.bias")
 
 
-def _image_processor(work: _Import, patch_size: int, context_size: int) -> Any:
+def _image_processor(work: _Import, patch_size: int, context_size: int) -> "SpiderImageProcessor":
     stated = work.source.preprocessor or {}
     fields = {name: stated[name] for name in ("image_mean", "image_std") if name in stated}
     if len(fields) < 2:

@@ -1,6 +1,7 @@
 """Backbones and SPIDER models from their files, strictly: every tensor is used once and every parameter is filled."""
 
-from typing import Any, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 
@@ -10,6 +11,11 @@ from .dinov2_config import Positions
 from .dinov2_pieces import find_backbone, holds_backbone, listed
 from .reading import locate, open_source, read_json
 
+if TYPE_CHECKING:
+    from transformers import Dinov2WithRegistersModel
+
+    from ..remote_code import SpiderConfig, SpiderForImageClassification, SpiderImageProcessor
+
 # What config.json of every model of this project has, and that of a published checkpoint has not.
 _OWN_FIELDS = ("backbone_config", "class_names", "context_size", "head_hidden_size")
 _HOW_TO_IMPORT = (
@@ -18,7 +24,9 @@ _HOW_TO_IMPORT = (
 )
 
 
-def load_backbone(source: str, patch_size: Optional[int] = None, interpolate_positions: bool = False) -> Any:
+def load_backbone(
+    source: str, patch_size: Optional[int] = None, interpolate_positions: bool = False
+) -> "Dinov2WithRegistersModel":
     """A DINOv2 backbone, with registers or without, strictly from its tensors.
 
     Taken are folders and Hub repositories in the format of Transformers (parameter names of 4.x or 5.x, safetensors in
@@ -48,7 +56,7 @@ def load_backbone(source: str, patch_size: Optional[int] = None, interpolate_pos
     return build_backbone(found, opened.config, Positions(patch_size, interpolate_positions))
 
 
-def load_spider(source: str, revision: Optional[str] = None) -> Any:
+def load_spider(source: str, revision: Optional[str] = None) -> "SpiderForImageClassification":
     """A SPIDER model of this project, every parameter of which is in its files, in float32 and evaluation mode.
 
     Args:
@@ -59,12 +67,12 @@ def load_spider(source: str, revision: Optional[str] = None) -> Any:
         ValueError: The source is no such model, or its weights do not fit it one to one.
         OSError: There is no such source, or it cannot be downloaded; the message says what to do.
     """
-    folder = locate(source, revision)
-    config = read_json(folder / "config.json") or {}
-    if not config.keys() >= set(_OWN_FIELDS):
-        raise ValueError(f"{source} is no SPIDER model of this project. {_HOW_TO_IMPORT}")
     model, report = remote_code.model_class().from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, dtype=torch.float32
+        _spider_folder(source, revision),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
+        dtype=torch.float32,
     )
     problems = {
         "missing": report["missing_keys"],
@@ -77,3 +85,24 @@ def load_spider(source: str, revision: Optional[str] = None) -> Any:
         )
         raise ValueError(f"The weights of {source} do not fill a SPIDER model one to one. {text}. {_HOW_TO_IMPORT}")
     return model
+
+
+def load_config(source: str, revision: Optional[str] = None, **changes: Any) -> "SpiderConfig":
+    """The configuration of a SPIDER model of this project, with fields changed; arguments and errors as above."""
+    return remote_code.config_class().from_pretrained(_spider_folder(source, revision), **changes)
+
+
+def load_image_processor(source: str, revision: Optional[str] = None) -> "SpiderImageProcessor":
+    """The image processor of a SPIDER model of this project; arguments and errors as above."""
+    folder = _spider_folder(source, revision)
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise ValueError(f"{source} has no preprocessor_config.json, so that nobody knows how it normalises patches.")
+    return remote_code.image_processor_class().from_pretrained(folder)
+
+
+def _spider_folder(source: str, revision: Optional[str]) -> Path:
+    folder = locate(source, revision)
+    config = read_json(folder / "config.json") or {}
+    if not config.keys() >= set(_OWN_FIELDS):
+        raise ValueError(f"{source} is no SPIDER model of this project. {_HOW_TO_IMPORT}")
+    return folder

@@ -1,6 +1,5 @@
 """Tensors and configurations of a model from elsewhere: a file, a folder or a Hub id. Its code is never read."""
 
-import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -11,21 +10,16 @@ from typing import Any, Optional
 import safetensors
 import safetensors.torch
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from transformers.utils.import_utils import check_torch_load_is_safe
+
+from ..files import read_json_object
+from ..hub import download
 
 logger = logging.getLogger(__name__)
 
 _PICKLES = (".pth", ".pt", ".bin")
 _INDEX = "*.safetensors.index.json"
-_DOWNLOADS = ["config.json", "preprocessor_config.json", "*.safetensors", _INDEX]
+_DOWNLOADS = ["config.json", "preprocessor_config.json", "processor_config.json", "*.safetensors", _INDEX]
 
 
 @dataclass(frozen=True)
@@ -76,37 +70,11 @@ def locate(source: str, revision: Optional[str] = None) -> Path:
     path = Path(source)
     if path.exists():
         return path
-    try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_DOWNLOADS, ignore_patterns="*/*"))
-        if not any(folder.glob("*.safetensors")):
-            pickles = [f"*{suffix}" for suffix in _PICKLES]
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=pickles, ignore_patterns="*/*"))
-    except HFValidationError as error:
-        raise FileNotFoundError(f"{source!r} is neither a file, nor a folder, nor a Hub id like org/name.") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise _explanation(source, error) from error
+    folder = download(source, "model", revision, allow_patterns=_DOWNLOADS, ignore_patterns="*/*")
+    if not any(folder.glob("*.safetensors")):
+        pickles = [f"*{suffix}" for suffix in _PICKLES]
+        folder = download(source, "model", revision, allow_patterns=pickles, ignore_patterns="*/*")
     return folder
-
-
-def _explanation(source: str, error: Exception) -> OSError:
-    page = f"{constants.ENDPOINT}/{source}"
-    log_in = "`hf auth login`, or an access token in HF_TOKEN"
-    if isinstance(error, GatedRepoError):
-        return PermissionError(
-            f"{source} is gated: ask for access on {page} with your account, then use that account here ({log_in})."
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return FileNotFoundError(
-            f"{source!r} is no file or folder here, and the Hub has no such repository. If it is private, use an "
-            f"account here that may read it ({log_in})."
-        )
-    if isinstance(error, LocalEntryNotFoundError):
-        return ConnectionError(
-            f"{source!r} is no file or folder here, the Hub cannot be reached (or is switched off by HF_HUB_OFFLINE), "
-            "and its cache on this machine does not have it. Download it where there is a network and give its folder. "
-            f"({' '.join(str(error.__cause__ or error).split())})"
-        )
-    return ConnectionError(f"{source} cannot be downloaded from {page}: {error}")
 
 
 def _read_folder(folder: Path, is_model: Callable[[Mapping[str, torch.Tensor]], bool]) -> dict[str, torch.Tensor]:
@@ -218,12 +186,4 @@ def read_json(path: Path) -> Optional[dict[str, Any]]:
     Raises:
         ValueError: The file holds no JSON object.
     """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object, got {type(content).__name__}.")
-    return content
+    return read_json_object(path) if path.is_file() else None

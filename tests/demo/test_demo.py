@@ -1,0 +1,93 @@
+"""The demo, as `make demo` runs it: what it claims, and that a region of the user's gets a name."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+from spider_tools import remote_code
+from spider_tools.demo import __main__ as command
+from spider_tools.demo import run as demo
+from spider_tools.demo.synthetic import SyntheticSettings
+
+ROOT = remote_code.REPOSITORY_ROOT
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    demo.run_demo(folder, SyntheticSettings())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def accuracies(demo_folder):
+    sizes = json.loads((demo_folder / "report" / "context_ablation.json").read_text())["context_sizes"]
+    return {int(size): values["metrics"]["accuracy"]["value"] for size, values in sizes.items()}
+
+
+@pytest.mark.slow
+def test_the_demo_model_is_right_on_slides_that_it_has_not_seen(accuracies):
+    assert accuracies[5] >= 0.90
+
+
+@pytest.mark.slow
+def test_the_demo_model_needs_its_context(accuracies):
+    assert accuracies[1] <= accuracies[5] - 0.10
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_picture_and_a_model_that_loads(demo_folder):
+    assert (demo_folder / "prediction.png").read_bytes().startswith(b"\x89PNG")
+    model, processor = demo.load(str(demo_folder / "model"))
+    assert model.config.training["settings"]["train_backbone"] == "full"
+    assert processor.image_processor.region_size == 1120
+
+
+@pytest.mark.slow
+def test_a_region_of_the_real_slide_gets_one_name(demo_folder, shared_folder):
+    openslide = pytest.importorskip("openslide")
+    slide = openslide.OpenSlide(shared_folder("slides") / "CMU-1-Small-Region.svs")
+    region = slide.read_region((400, 700), 0, (1120, 1120))
+    model = AutoModel.from_pretrained(demo_folder / "model", trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(demo_folder / "model", trust_remote_code=True)
+    (name,) = model(**processor(images=region, return_tensors="pt")).predicted_class_names
+    assert name in model.config.class_names
+
+
+def classify(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "spider_tools.demo", *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_an_image_of_the_users_is_classified_with_any_model(model_folder, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 160, 3), dtype=np.uint8)  # regions have 140 px
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    done = classify("--image", str(tmp_path / "mine.png"), "--model", str(model_folder))
+    assert done.returncode == 0, done.stderr
+    shares = re.findall(r"^ *([\d.]+)%  (\w+)$", done.stdout, flags=re.MULTILINE)
+    model, processor = demo.load(str(model_folder))
+    probabilities = model(**processor(images=pixels, return_tensors="pt")).logits.softmax(dim=-1)[0]
+    expected = sorted(zip(probabilities.tolist(), model.config.class_names), reverse=True)
+    assert [name for _, name in shares] == [name for _, name in expected]
+    np.testing.assert_allclose([float(share) for share, _ in shares], [100 * p for p, _ in expected], atol=0.051)
+    assert (tmp_path / "mine.prediction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_image_that_is_too_small_is_refused_with_its_name(model_folder, tmp_path):
+    Image.new("RGB", (100, 100)).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"small\.png: .* expected at least 140x140 px"):
+        demo.classify_image(tmp_path / "small.png", str(model_folder))
+
+
+def test_a_missing_image_and_a_model_without_an_image_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no image .*none\.png"):
+        demo.classify_image(tmp_path / "none.png", "anywhere")
+    with pytest.raises(SystemExit):
+        command.parse_args(["--model", "anywhere"])

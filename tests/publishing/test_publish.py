@@ -1,0 +1,106 @@
+"""Publishing from training and from the command line, and the card that goes with it."""
+
+import json
+import os
+from dataclasses import replace
+
+import huggingface_hub
+import pytest
+from huggingface_hub import ModelCard
+from publishing_folders import MODEL_FILES, REPO, SETTINGS, WRITER, commits, names
+
+from spider_tools.data.settings import DataSettings
+from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
+from spider_tools.publishing import __main__ as command
+from spider_tools.publishing.checks import model_files
+from spider_tools.publishing.model_card import write_model_card
+from spider_tools.publishing.publish import publish
+from spider_tools.publishing.upload import upload
+from spider_tools.scripts import run_script
+from spider_tools.training.run import train
+from spider_tools.training.settings import TrainingSettings
+
+
+def test_the_card_passes_the_hubs_validation_and_a_damaged_one_does_not(hub, folder):
+    path = write_model_card(folder, folder / "evaluation", REPO)
+    files = model_files(folder) | {"README.md": path}
+    upload(files, REPO, SETTINGS)
+    assert hub.count("POST", "/api/validate-yaml") == 1
+    sound = path.read_text()
+    assert "model-index" in sound
+    for old, new, message in (
+        ("license: cc-by-nc-4.0", "license: spider", "license: 'spider' is unknown"),
+        ("      type: histai/SPIDER-skin", "      type: 7", r"model-index: dataset\.type must be a string"),
+    ):
+        assert sound.count(old) == 1
+        path.write_text(sound.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            upload(files, REPO, replace(SETTINGS, exist_ok=True))
+    assert len(commits(hub)) == 2
+    if not huggingface_hub.__version__.startswith("0."):  # that client asks huggingface.co, whatever the endpoint
+        ModelCard(sound).validate()
+        with pytest.raises(ValueError, match=message):
+            ModelCard(path.read_text()).validate()
+
+
+@pytest.fixture
+def training(fresh_accelerator, tmp_path):
+    """Settings of a short training run that publishes, and of its data."""
+    write_dataset(tmp_path / "tissue", SyntheticSettings(4, 1, lattice=9, patch_size=28, seed=5))
+    backbone = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+    (tmp_path / "backbone.json").write_text(json.dumps(backbone | {"image_size": 28}))
+    settings = TrainingSettings(
+        output_dir=tmp_path / "run",
+        backbone="random",
+        backbone_config=str(tmp_path / "backbone.json"),
+        epochs=1,
+        num_workers=0,
+        mixed_precision="no",
+        push_to_hub=True,
+        hub_model_id=REPO,
+        hub_private=True,
+    )
+    data = DataSettings(str(tmp_path / "tissue"), cache_dir=tmp_path / "cache", patch_size=28, validation_fraction=0.0)
+    return settings, data
+
+
+@pytest.mark.slow
+def test_training_publishes_its_model_and_no_path_of_this_machine(hub, training, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    train(*training)
+    assert names(hub) == sorted(["README.md", *MODEL_FILES])
+    assert hub.repositories[REPO].private
+    for name in ("README.md", "config.json"):
+        assert str(training[0].output_dir.parent) not in hub.files(REPO, "main")[name].decode()
+
+
+def test_training_that_could_not_publish_is_refused_before_it_starts(hub, training, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(PermissionError, match="There is no access token"):
+        train(*training)
+    assert not training[0].output_dir.exists()
+    with pytest.raises(ValueError, match="--push_to_hub needs --hub_model_id"):
+        replace(training[0], hub_model_id=None)
+
+
+def test_results_older_than_the_weights_stay_out_of_the_card(hub, folder, caplog, monkeypatch):
+    monkeypatch.setattr("spider_tools.publishing.publish.check_loads", lambda files: None)
+    os.utime(folder / "evaluation" / "results.json", (1, 1))
+    publish(folder, REPO, SETTINGS)
+    assert names(hub) == sorted([*MODEL_FILES, "README.md"])
+    assert "is older than the weights" in caplog.text
+    publish(folder, REPO, replace(SETTINGS, exist_ok=True, results=folder / "evaluation"))
+    assert names(hub) == sorted([*MODEL_FILES, "README.md", "confusion_matrix.png", "results.json"])
+    assert hub.files(REPO)["results.json"] == (folder / "evaluation" / "results.json").read_bytes()
+
+
+def test_the_command_ends_with_the_error_alone(hub, folder, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_script(lambda argv: command.main(command.parse_args(argv)), [str(folder), REPO])
+    assert stopped.value.code == 2
+    assert "error: There is no access token." in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_settings_do_not_show_their_token():
+    assert WRITER not in repr(SETTINGS)
+    assert huggingface_hub.get_token() is None

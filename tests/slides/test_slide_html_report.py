@@ -1,0 +1,115 @@
+"""report.html: one file with everything, whatever slides and classes are called."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from slide_predictions import CLASS_NAMES
+
+from spider_tools.slides import outputs, pictures
+from spider_tools.slides.colors import class_colors
+from spider_tools.slides.composition import make_composition
+from spider_tools.slides.html_report import make_report
+
+
+@pytest.fixture
+def report(predictions, thumbnail):
+    figures = {
+        "overview.png": outputs.as_png(pictures.draw_overview(thumbnail, predictions, "s")),
+        "heatmaps.png": outputs.as_png(pictures.draw_heatmaps(thumbnail, predictions, "s")),
+    }
+    facts = {"Model": "<script>alert(1)</script>", "Stride": 28}
+    return make_report("a <b>slide</b>", make_composition(predictions), facts, ["It may be wrong."], figures)
+
+
+def test_the_report_needs_no_other_file_and_escapes_names(report):
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", report)
+    assert report.count("data:image/png;base64,") == 2
+    assert "<script" not in report
+    assert "&lt;script&gt;alert(1)" in report
+    assert "a &lt;b&gt;slide&lt;/b&gt;" in report
+    assert "Fat &amp; &lt;oil&gt;" in report
+    assert "not for diagnosis" in report
+    assert "It may be wrong." in report
+
+
+BAD_NAMES = ["<script>alert(1)</script>", "A & B", "'single' and \"double\"", "</td></table>", "{{ 7 * 7 }}", "&lt;"]
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its tags, and the text of its cells, headings and attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.texts += [value for _, value in attributes]
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def composition_of(names):
+    certain = [{"probability": 0.98, "center_level0": [12.0, 34.0]}]
+    row = {"patches": 1, "area_mm2": 0.1, "percent_of_tissue": 50.0, "mean_probability": 0.5, "most_certain": certain}
+    return {"tissue_mm2": 0.2, "classes": {name: row for name in names}}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_are_shown_as_they_are_and_never_become_part_of_the_page(name):
+    page = Page(make_report(name, composition_of([name, "Fat"]), {name: name}, [name], {"tissue.png": b"x"}))
+    tame = Page(make_report("t", composition_of(["c", "Fat"]), {"k": "v"}, ["l"], {"tissue.png": b"x"}))
+    assert page.tags == tame.tags
+    assert f"{name}: tissue map" in page.texts
+    number = sorted([name, "Fat"]).index(name) + 1
+    assert f"{number} {name}" in page.texts
+    assert page.texts.count(name) == 4  # heading, limit, and both cells of a setting
+
+
+def test_numbers_are_rounded_for_people():
+    composition = composition_of(["Fat"]) | {"tissue_mm2": 1234.567}
+    composition["classes"]["Fat"] |= {"patches": 12345, "area_mm2": 1234.5678, "mean_probability": 0.51234}
+    composition["classes"]["Fat"]["most_certain"] = [
+        {"probability": 0.987 - place / 10, "center_level0": [12.3 + place, 300.4]} for place in range(5)
+    ]
+    texts = Page(make_report("t", composition, {}, [], {})).texts
+    assert "1,234.57 mm² of tissue were classified." in texts
+    assert {"12,345", "1,234.568", "50.0%", "0.512"} <= set(texts)
+    assert [text for text in texts if text.endswith(")") and ", 300" in text] == [
+        "12, 300 (0.99)",
+        "13, 300 (0.89)",
+        "14, 300 (0.79)",
+    ]
+
+
+def test_a_class_that_is_nowhere_has_a_dash_for_its_places(report):
+    assert report.count("&ndash;") == 1
+
+
+def test_a_picture_that_the_report_has_no_place_for_is_refused():
+    with pytest.raises(KeyError, match=r"other\.png"):
+        make_report("t", composition_of(["Fat"]), {}, [], {"other.png": b""})
+
+
+@pytest.mark.slow
+def test_the_report_opens_in_a_browser(report, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    (tmp_path / "report.html").write_text(report, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'user'}"]
+    target = f"file://{tmp_path / 'report.html'}"
+    dom = subprocess.run([browser, *flags, "--dump-dom", target], capture_output=True, text=True, timeout=120)
+    assert "a &lt;b&gt;slide&lt;/b&gt;" in dom.stdout, dom.stderr[-2000:]
+    shot = [f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,2400"]
+    subprocess.run([browser, *flags, *shot, target], check=True, capture_output=True, timeout=120)
+    picture = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
+    colours = {tuple(c) for c in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
+    assert {class_colors(CLASS_NAMES)[name] for name in ("Stroma", "Vessels")} <= colours

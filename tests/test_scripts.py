@@ -1,0 +1,173 @@
+"""The scripts' front doors: quick help, settings files, and a user's mistake in one sentence with exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_spider import ROOT
+
+from spider_tools.scripts import run_script
+
+COMMANDS = {
+    "train": ["train.py"],
+    "evaluate": ["evaluate.py"],
+    "segment_slide": ["segment_slide.py"],
+    "weights": ["-m", "spider_tools.weights"],
+    "publishing": ["-m", "spider_tools.publishing"],
+    "demo": ["-m", "spider_tools.demo"],
+}
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "matplotlib", "huggingface_hub")
+
+
+def run(command, *words, cwd=ROOT):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command, *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def told(done):
+    """The one sentence of a refusal."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_a_mistyped_flag_need_no_heavy_import(name):
+    started = time.perf_counter()
+    program = "import sys, runpy; sys.argv = ['x', {}]\nfrom contextlib import suppress\nwith suppress(SystemExit): "
+    command = COMMANDS[name]
+    call = f"runpy.run_module({command[1]!r}, run_name='__main__')" if command[0] == "-m" else ""
+    call = call or f"runpy.run_path({command[0]!r}, run_name='__main__')"
+    report = f"\nprint('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    for word in ("--help", "--no_such_flag"):
+        done = run(["-c", program.format(repr(word)) + call + report])
+        assert done.stdout.splitlines()[-1] == "HEAVY []", done.stdout + done.stderr
+    assert time.perf_counter() - started < 60  # two starts of Python; the imports alone say that it is quick
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistyped_flag_ends_with_the_usage_and_exit_code_2(name):
+    done = run(COMMANDS[name], "--no_such_flag")
+    assert "error: " in told(done)
+    assert done.stderr.startswith("usage: ")
+    if name in ("train", "evaluate", "segment_slide", "demo"):  # the others miss their arguments first
+        assert "unrecognized arguments: --no_such_flag" in told(done)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        (
+            "train",
+            ["--dataset", "nowhere/at/all", "--output_dir", "{tmp}/o"],
+            "'nowhere/at/all' is neither a file, nor",
+        ),
+        ("train", ["--dataset", "{tmp}", "--output_dir", "{tmp}/o"], "holds no data set: expected metadata.json"),
+        ("train", ["--dataset", "x", "--output_dir", "o", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        ("train", ["--dataset", "x", "--output_dir", "o", "--epochs", "many"], "invalid int value: 'many'"),
+        ("train", ["--output_dir", "o"], "the following arguments are required: --dataset"),
+        ("train", ["--config", "{tmp}/none.yaml"], "The settings file {tmp}/none.yaml cannot be read"),
+        ("evaluate", ["--dataset", "x", "--output_dir", "o", "--model", "{tmp}"], "{tmp} is no SPIDER model"),
+        ("evaluate", ["--dataset", "x", "--output_dir", "o", "--model", "no/such/model"], "'no/such/model' is neither"),
+        (
+            "segment_slide",
+            ["--slide", "{tmp}/m.csv", "--model", "x", "--output_dir", "{tmp}/o"],
+            "The manifest {tmp}/m.csv",
+        ),
+        ("segment_slide", ["--slide", "{tmp}", "--model", "x", "--output_dir", "{tmp}/o"], "{tmp} holds no slides"),
+        (
+            "segment_slide",
+            ["--slide", "a.svs", "--model", "{tmp}", "--output_dir", "{tmp}/o"],
+            "{tmp} is no SPIDER model",
+        ),
+        ("weights", ["new", "--organ", "skin", "{tmp}"], "{tmp} must be a new or empty folder"),
+        ("weights", ["import-spider", "{tmp}/none", "{tmp}/o"], "none' is neither a file, nor a folder"),
+        ("publishing", ["{tmp}/none", "org/name"], "{tmp}/none is no folder"),
+        ("publishing", ["{tmp}/none", "org/name", "--branch"], "expected one argument"),
+        ("demo", ["--image", "{tmp}/none.png", "--model", "{tmp}"], "There is no image {tmp}/none.png"),
+        ("demo", ["--model", "{tmp}"], "--model goes with --image"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_sentence_and_exit_code_2(tmp_path, name, words, message):
+    (tmp_path / "notes.txt").write_text("not a data set, not a model, not a slide")
+    filled = [word.format(tmp=tmp_path) for word in words]
+    assert message.format(tmp=tmp_path) in told(run(COMMANDS[name], *filled))
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = run(COMMANDS["weights"], "new", "--organ", "skin", tmp_path / "x" / "..", "--debug")
+    assert done.returncode == 0
+    done = run(COMMANDS["train"], "--dataset", "x", "--output_dir", "o", "--epochs", "0", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "--epochs must be at least 1, got 0" in done.stderr
+
+
+def test_errors_that_are_no_mistake_of_the_user_keep_their_traceback():
+    def main(argv):
+        raise KeyError(argv[0])
+
+    with pytest.raises(KeyError):
+        run_script(main, ["x"])
+
+
+def test_a_system_error_names_its_file(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        run_script(lambda argv: (tmp_path / "none").read_text(), [])
+    assert stopped.value.code == 2
+    assert f"{tmp_path / 'none'}: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "expected"), [(None, 0), (0, 0), (1, 1)])
+def test_the_exit_code_is_that_of_the_script(code, expected):
+    with pytest.raises(SystemExit) as stopped:
+        run_script(lambda argv: code, [])
+    assert stopped.value.code == expected
+
+
+def test_a_run_folders_settings_can_be_given_back():
+    """What a run is told and what it writes down are the same: through JSON and back, for train and evaluate."""
+    program = """
+import json, sys, tempfile, pathlib
+import {script} as script
+from spider_tools.flags import as_json, take
+from spider_tools.data.settings import DataSettings
+from {module} import {settings} as Own
+def both(values):
+    return take(Own, values), take(DataSettings, values)
+told = both(script.parse_args(sys.argv[1:]))
+data = as_json(told[1])
+for name in getattr(sys.modules[Own.__module__], "DECIDED_BY_THE_MODEL", ()):
+    del data[name]
+path = pathlib.Path(tempfile.mkdtemp(), "settings.json")
+path.write_text(json.dumps(as_json(told[0]) | dict(data=data)))
+assert both(script.parse_args(["--config", str(path)])) == told
+print(told[0].output_dir)
+"""
+    for script, module, settings, words in (
+        ("train", "training", "TrainingSettings", ["--recipe=small", "--classes=A,B", "--seed=3"]),
+        ("evaluate", "evaluation", "EvaluationSettings", ["--model=m", "--context_sizes=5,3", "--seed=3"]),
+    ):
+        text = program.format(script=script, module=f"spider_tools.{module}.settings", settings=settings)
+        done = run(["-c", text], "--dataset=d", "--output_dir=o/p", *words)
+        assert done.stdout.strip() == "o/p", done.stderr
+
+
+def test_the_recipe_may_stand_in_the_settings_file(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps({"recipe": "small", "epochs": 3, "dataset": "d", "output_dir": "o"}))
+    program = "import train, json, sys; v = train.parse_args(sys.argv[1:]); print(v['epochs'], v['flip'])"
+    assert run(["-c", program], "--config", tmp_path / "s.json").stdout.split() == ["3", "True"]
+    (tmp_path / "s.json").write_text(json.dumps({"recipe": "tiny", "dataset": "d", "output_dir": "o"}))
+    assert "--recipe must be one of published, small, got 'tiny'" in told(
+        run(COMMANDS["train"], "--config", tmp_path / "s.json")
+    )

@@ -1,0 +1,42 @@
+"""A drawn data set and the settings of a run that takes seconds."""
+
+import json
+
+import pytest
+from training_runs import BACKBONE, PATCH_SIZE
+
+from spider_tools.data.settings import DataSettings
+from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
+from spider_tools.training.settings import TrainingSettings
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "tissue"
+    write_dataset(folder, SyntheticSettings(train_slides=6, test_slides=2, lattice=9, patch_size=PATCH_SIZE, seed=5))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backbone_config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("backbone") / "backbone.json"
+    path.write_text(json.dumps(BACKBONE))
+    return path
+
+
+@pytest.fixture
+def data_settings(dataset, tmp_path):
+    return DataSettings(str(dataset), cache_dir=tmp_path / "cache", patch_size=PATCH_SIZE, validation_fraction=0.3)
+
+
+@pytest.fixture
+def settings(tmp_path, backbone_config):
+    return TrainingSettings(
+        output_dir=tmp_path / "run",
+        backbone="random",
+        backbone_config=str(backbone_config),
+        epochs=2,
+        batch_size=16,
+        num_workers=0,
+        mixed_precision="no",
+    )

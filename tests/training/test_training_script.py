@@ -1,0 +1,144 @@
+"""train.py as users run it: it resumes bit for bit, and processes change nothing."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from training_runs import NO_DROPOUT, PATCH_SIZE, assert_equal_weights, history_of, weights_of
+
+from spider_tools import remote_code
+
+ROOT = remote_code.REPOSITORY_ROOT
+
+
+def command(settings, data_settings, *words, processes=None):
+    launcher = [sys.executable]
+    if processes is not None:
+        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}"]
+        launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+        launcher += ["--main_process_port=0"] if processes > 1 else []
+    flags = {
+        "dataset": data_settings.dataset,
+        "cache_dir": data_settings.cache_dir,
+        "patch_size": PATCH_SIZE,
+        "validation_fraction": data_settings.validation_fraction,
+        "output_dir": settings.output_dir,
+        "backbone": "random",
+        "backbone_config": settings.backbone_config,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "num_workers": 0,
+        "train_backbone": settings.train_backbone,
+    }
+    return [*launcher, str(ROOT / "train.py"), *(f"--{k}={v}" for k, v in flags.items()), *words]
+
+
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+
+
+def run(*arguments, **options):
+    done = subprocess.run(
+        command(*arguments, **options), env=environment(), capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train_backbone", ["frozen", "full"])
+def test_two_processes_give_the_weights_of_one(settings, data_settings, train_backbone):
+    words = [f"--{name}=0" for name in NO_DROPOUT]
+    settings = replace(settings, train_backbone=train_backbone, batch_size=13)
+    run(settings, data_settings, *words)
+    other = replace(settings, output_dir=settings.output_dir / "2")
+    run(other, data_settings, *words, processes=2)
+    assert_equal_weights(weights_of(settings.output_dir), weights_of(other.output_dir), rtol=1e-3, atol=2e-5)
+    for one, two in zip(history_of(settings.output_dir), history_of(other.output_dir)):
+        for name in ("train_loss", "validation_loss", "validation_accuracy", "validation_macro_f1"):
+            assert float(one[name]) == pytest.approx(float(two[name]), abs=1e-4)
+
+
+def start_and_signal(settings, data_settings, number, signal_number, words):
+    """Start a run, wait for checkpoint `number`, send a signal; returns the exit code and the error output."""
+    process = subprocess.Popen(
+        command(settings, data_settings, *words), env=environment(), stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    checkpoints = settings.run_folder / "checkpoints"
+    deadline = time.monotonic() + 120
+    while len(list(checkpoints.glob("step_*"))) < number and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal_number)
+    _, error = process.communicate(timeout=120)
+    return process.returncode, error
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(settings, data_settings):
+    """With dropout, context dropout and a backbone that learns: every random state has to come back."""
+    words = ["--checkpoint_every=1", "--context_dropout=0.3", "--checkpoints_kept=3", "--flip"]
+    settings = replace(settings, train_backbone="full", epochs=3)
+    run(settings, data_settings, *words)
+    killed = replace(settings, output_dir=settings.output_dir / "2")
+    code, error = start_and_signal(killed, data_settings, 3, signal.SIGKILL, words)
+    assert code == -signal.SIGKILL, error
+    assert not (killed.output_dir / "config.json").exists()
+    run(killed, data_settings, *words, "--resume_from_checkpoint=latest")
+    assert_equal_weights(weights_of(settings.output_dir), weights_of(killed.output_dir))
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_run_on_a_checkpoint(settings, data_settings):
+    settings = replace(settings, epochs=200)
+    code, error = start_and_signal(settings, data_settings, 1, signal.SIGTERM, [])
+    assert code == 1
+    assert "Stopped by SIGTERM; --resume_from_checkpoint latest goes on from" in error
+    newest = sorted((settings.run_folder / "checkpoints").glob("step_*"))[-1]
+    assert json.loads((newest / "progress.json").read_text())["global_step"] == int(newest.name[5:])
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_last_good_checkpoint(settings, data_settings):
+    run(replace(settings, epochs=1), data_settings)
+    checkpoints = settings.run_folder / "checkpoints"
+    (good,) = checkpoints.iterdir()
+    before = {path.name: path.read_bytes() for path in good.iterdir() if path.is_file()}
+
+    def small_files_only():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    done = subprocess.run(
+        command(settings, data_settings, "--resume_from_checkpoint=latest"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=small_files_only,
+    )
+    assert done.returncode != 0
+    assert f"The last good one is {good}" in done.stderr
+    assert [path.name for path in checkpoints.iterdir()] == [good.name]
+    assert {path.name: path.read_bytes() for path in good.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_see_each_other_are_refused(settings, data_settings):
+    if torch.cuda.is_available():
+        pytest.skip("on a machine with a GPU they do see each other")
+    done = subprocess.run(
+        command(settings, data_settings, processes=2),
+        env=environment() | {"ACCELERATE_USE_CPU": "false"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode != 0
+    assert "2 processes were launched, but they do not see each other" in done.stderr
+    assert not settings.run_folder.exists()

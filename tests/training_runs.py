@@ -1,0 +1,39 @@
+"""What tests of training share: a tiny backbone, and a look at what a run leaves."""
+
+import csv
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+PATCH_SIZE = 28
+BACKBONE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_ratio": 2,
+    "image_size": PATCH_SIZE,
+    "patch_size": 14,
+    "num_register_tokens": 1,
+    "use_swiglu_ffn": True,
+}
+NO_DROPOUT = {
+    "head_hidden_dropout_prob": 0.0,
+    "head_attention_probs_dropout_prob": 0.0,
+    "head_dropout_prob": 0.0,
+}
+
+
+def weights_of(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def assert_equal_weights(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
+
+
+def history_of(folder):
+    with open(folder / "training" / "history.csv") as file:
+        return list(csv.DictReader(file))
