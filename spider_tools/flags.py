@@ -49,8 +49,10 @@ class Settings:
         settings_class: Any = type(self)
         hints = _type_hints(settings_class)
         for field in dataclasses.fields(settings_class):
-            value = _fitting(field.name, hints[field.name], getattr(self, field.name))
-            _check_bounds(field, value)
+            # Messages call a flag what the user calls it.
+            name = f"--{field.name}" if "help" in field.metadata else f"`{field.name}`"
+            value = _fitting(name, hints[field.name], getattr(self, field.name))
+            _check_bounds(name, field.metadata.get("bounds", {}), value)
             object.__setattr__(self, field.name, value)
 
 
@@ -147,11 +149,10 @@ def _number(name: str, kind: type, value: Any) -> Any:
     return number
 
 
-def _check_bounds(field: dataclasses.Field, value: Any) -> None:
-    bounds = field.metadata.get("bounds", {})
-    if value is not None and not all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
-        expected = " and ".join(f"{_BOUNDS[name][1]} {bound:g}" for name, bound in bounds.items())
-        _expect(False, field.name, expected, value)
+def _check_bounds(name: str, bounds: Mapping[str, float], value: Any) -> None:
+    if value is not None and not all(_BOUNDS[kind][0](value, bound) for kind, bound in bounds.items()):
+        expected = " and ".join(f"{_BOUNDS[kind][1]} {bound:g}" for kind, bound in bounds.items())
+        _expect(False, name, expected, value)
 
 
 def _are_strings(value: Any) -> bool:
@@ -160,7 +161,7 @@ def _are_strings(value: Any) -> bool:
 
 def _expect(holds: bool, name: str, expected: str, value: Any) -> None:
     if not holds:
-        raise ValueError(f"--{name} must be {expected}, got {value!r}.")
+        raise ValueError(f"{name} must be {expected}, got {value!r}.")
 
 
 def _help_of(field: dataclasses.Field) -> str:

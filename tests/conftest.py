@@ -1,6 +1,6 @@
 """A tiny SPIDER model that every test can afford, offline and away from the user's caches.
 
-The classes come from `spider_tools.remote`, as a user's `from_pretrained(..., trust_remote_code=True)` gets them.
+The classes come from `spider_tools.remote_code`, as a user's `from_pretrained(..., trust_remote_code=True)` gets them.
 """
 
 import atexit

@@ -1,6 +1,6 @@
-"""Metrics of classified regions, 95% intervals by resampling slides, and an `evaluate.Metric` around them.
+"""Metrics of classified regions.
 
-Conventions of every function here:
+Conventions of every function here and in `bootstrap`, which gives their intervals:
 
 - The predicted class is the most probable one; among equals it is the first.
 - **Macro averages** run over the classes that occur among the labels or the predictions, and a ratio without a

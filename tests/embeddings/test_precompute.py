@@ -113,7 +113,7 @@ def test_random_numbers_go_on_as_if_nothing_had_been_embedded(embed, settings, n
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"dtype": "float8"}, "must be one of .*'float32'.* got 'float8'"),
+        ({"dtype": "float8"}, "`dtype` must be one of float32, .* got 'float8'"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"shard_size": -3}, "`shard_size` must be at least 1, got -3"),
         ({"num_workers": -1}, "`num_workers` must be at least 0, got -1"),

@@ -62,7 +62,9 @@ def data_settings(dataset, tmp_path):
 
 @pytest.fixture
 def settings(evaluated, tmp_path):
-    return EvaluationSettings(str(evaluated), tmp_path / "report", num_workers=0, batch_size=7, resamples=50)
+    return EvaluationSettings(
+        model=str(evaluated), output_dir=tmp_path / "report", num_workers=0, batch_size=7, resamples=50
+    )
 
 
 def by_brute_force(model_folder, dataset, split="test", context_size=5):
@@ -172,7 +174,10 @@ def test_what_the_data_or_the_model_do_not_have_is_said(settings, data_settings,
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"context_sizes": ("4",)}, "odd numbers separated by commas, got '4'"), ({"batch_size": 0}, "positive, got 0")],
+    [
+        ({"context_sizes": ("4",)}, "odd numbers separated by commas, got '4'"),
+        ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, change, message):
     with pytest.raises(ValueError, match=message):
