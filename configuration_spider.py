@@ -1,37 +1,21 @@
 """Configuration of SPIDER, a classifier of the central patch of a pathology region."""
 
-import math
 import os
+import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, Optional, Union
 
 from transformers import BertConfig, Dinov2WithRegistersConfig, PretrainedConfig
 
-_POSITIVE_INTEGERS = (
-    "context_size",
-    "patch_size",
-    "head_hidden_size",
-    "head_num_hidden_layers",
-    "head_num_attention_heads",
-    "head_intermediate_size",
-    "backbone_batch_size",
-)
-_PROBABILITIES = ("head_hidden_dropout_prob", "head_attention_probs_dropout_prob", "head_dropout_prob")
-_FIELDS = ("backbone_config", "mpp", "freeze_backbone", *_POSITIVE_INTEGERS, *_PROBABILITIES)
 _LABEL_FIELDS = ("class_names", "id2label", "label2id", "num_labels")
+# Names that Transformers and spider_tools give to what is no field of SPIDER.
+_COMMON = PretrainedConfig()
+_RECORDS = ("attn_implementation", "auto_map", "experts_implementation", "spider_tools_version", "training")
 
-_HIBOU_L = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "mlp_ratio": 4,
-    "image_size": 224,
-    "patch_size": 14,
-    "num_register_tokens": 4,
-    "use_swiglu_ffn": True,
-    "layerscale_value": 1.0,
-    "layer_norm_eps": 1e-6,
-    "qkv_bias": True,
-}
+_HIBOU_L: dict[str, Any] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "mlp_ratio": 4}
+_HIBOU_L |= {"image_size": 224, "patch_size": 14, "num_register_tokens": 4, "use_swiglu_ffn": True, "qkv_bias": True}
+_HIBOU_L |= {"layerscale_value": 1.0, "layer_norm_eps": 1e-6}
 
 
 class SpiderConfig(PretrainedConfig):
@@ -73,6 +57,7 @@ class SpiderConfig(PretrainedConfig):
 
     Raises:
         ValueError: A field is out of its range, or two fields contradict each other.
+        TypeError: A keyword is a misspelt field. One that resembles no field is kept, with a warning.
     """
 
     model_type = "spider"
@@ -98,6 +83,10 @@ class SpiderConfig(PretrainedConfig):
         freeze_backbone: bool = True,
         **kwargs: Any,
     ) -> None:
+        _refuse_misspelt(kwargs, _FIELDS)
+        without_effect = sorted(name for name in kwargs if not _is_known(name))
+        if without_effect:
+            warnings.warn(f"SpiderConfig keeps {without_effect}, which have no effect on the model.", stacklevel=2)
         self.backbone_config: Dinov2WithRegistersConfig = _as_backbone_config(backbone_config)
         self.context_size = context_size
         self.patch_size = patch_size
@@ -156,11 +145,20 @@ class SpiderConfig(PretrainedConfig):
         )
 
     @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        """Like the base method; refuses the pipeline that would return logits as features."""
+        if kwargs.get("_from_pipeline") == "image-feature-extraction":
+            raise ValueError("This pipeline would take logits for features: call `model.embed_patches` for embeddings.")
+        return super().get_config_dict(*args, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Like the base method; fields given as keyword arguments are checked like those of the dictionary.
 
         Labels among them replace all label fields of the dictionary, a dict for the backbone only the fields it has.
+        A dictionary is a file's: what is no field in it is kept, and only a keyword can be refused as misspelt.
         """
+        _refuse_misspelt(kwargs, _FIELDS)
         new_labels = {field: kwargs.pop(field) for field in _LABEL_FIELDS if field in kwargs}
         new_labels = {field: value for field, value in new_labels.items() if value is not None}
         if new_labels:
@@ -173,7 +171,14 @@ class SpiderConfig(PretrainedConfig):
         if isinstance(fields.get("backbone_config"), dict):
             backbone = _architecture(config_dict.get("backbone_config") or _HIBOU_L)
             fields["backbone_config"] = backbone | fields["backbone_config"]
-        return super().from_dict(config_dict | fields, **kwargs)
+        config_dict = config_dict | fields
+        records = {name: kwargs.pop(name, config_dict.pop(name)) for name in list(config_dict) if not _is_known(name)}
+        misspelt = [f"`{name}` (is it `{nearest(name, _FIELDS)}`?)" for name in records if nearest(name, _FIELDS)]
+        if misspelt:
+            warnings.warn(f"config.json has {', '.join(misspelt)}, which has no effect on the model.", stacklevel=2)
+        loaded = super().from_dict(config_dict, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).__dict__.update(records)
+        return loaded
 
     def save_pretrained(
         self, save_directory: Union[str, os.PathLike], push_to_hub: bool = False, **kwargs: Any
@@ -209,18 +214,7 @@ class SpiderConfig(PretrainedConfig):
         )
 
     def _check_fields(self) -> None:
-        for field in _POSITIVE_INTEGERS:
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{field}` must be a positive integer, got {value!r}.")
-        for field in _PROBABILITIES:
-            value = getattr(self, field)
-            if not _is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"`{field}` must lie in [0, 1), got {value!r}.")
-        if not _is_number(self.mpp) or not 0 < self.mpp < math.inf:
-            raise ValueError(f"`mpp` must be a positive number of micrometres per pixel, got {self.mpp!r}.")
-        if not isinstance(self.freeze_backbone, bool):
-            raise ValueError(f"`freeze_backbone` must be True or False, got {self.freeze_backbone!r}.")
+        _check_values(_CHECKS, self.__dict__)
         if self.context_size % 2 == 0:
             raise ValueError(f"`context_size` must be odd, so that one patch is the centre, got {self.context_size}.")
         if self.head_hidden_size % self.head_num_attention_heads:
@@ -232,28 +226,108 @@ class SpiderConfig(PretrainedConfig):
 
     def _check_backbone(self) -> None:
         backbone = self.backbone_config
-        if backbone.num_channels != 3:
-            raise ValueError(f"`backbone_config.num_channels` must be 3, got {backbone.num_channels!r}.")
+        _check_values(_BACKBONE_CHECKS, backbone.__dict__, "backbone_config.")
         if backbone.image_size != self.patch_size:
             raise ValueError(
                 f"`patch_size` ({self.patch_size}) must equal `backbone_config.image_size` ({backbone.image_size}): "
                 "the backbone embeds one patch as one image."
             )
         token = backbone.patch_size
-        if not isinstance(token, int) or token < 1 or self.patch_size % token:
+        if token < 1 or self.patch_size % token:
             raise ValueError(
                 f"`patch_size` ({self.patch_size}) must be a multiple of the side of the backbone's tokens, "
                 f"`backbone_config.patch_size` ({token})."
             )
 
 
-def _is_number(value: Any) -> bool:
+def _is_known(name: str) -> bool:
+    """Whether a keyword is a field, of SPIDER or of any configuration, or a record that is kept beside them."""
+    return name in (*_FIELDS, *_LABEL_FIELDS, *_RECORDS) or name.startswith("_") or hasattr(_COMMON, name)
+
+
+def nearest(name: str, fields: Iterable[str]) -> Optional[str]:
+    """The field that a name is likely to be a misspelling of; None if it is one, or resembles none."""
+    near = [] if name in fields else get_close_matches(name, fields, n=1, cutoff=0.8)
+    return near[0] if near else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is an integer or a float; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _as_backbone_config(
-    backbone_config: Optional[Union[dict, Dinov2WithRegistersConfig]],
-) -> Dinov2WithRegistersConfig:
+def check_type(field: str, value: Any, kind: Any = bool, words: str = "True or False") -> None:
+    """Raise `ValueError`, in these words, unless the value of a field is of this kind."""
+    if not isinstance(value, kind):
+        raise ValueError(f"`{field}` must be {words}, got {value!r}.")
+
+
+def _check_integer(field: str, value: Any, least: int, largest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or least == largest != value:
+        kind = f"{least}" if least == largest else "a positive integer" if least else f"an integer from 0 to {largest}"
+        raise ValueError(f"`{field}` must be {kind}, got {value!r}.")
+    if value > largest:
+        raise ValueError(f"`{field}` must be at most {largest}, got {value}.")
+
+
+def _check_number(field: str, value: Any, low: float, high: float, kind: str = "a number") -> None:
+    if not is_number(value) or not low <= value <= high:
+        raise ValueError(f"`{field}` must be {kind}, got {value!r}; {low} to {high} are possible.")
+
+
+def _check_probability(field: str, value: Any) -> None:
+    if not is_number(value) or not 0 <= value < 1:
+        raise ValueError(f"`{field}` must lie in [0, 1), got {value!r}.")
+
+
+def _refuse_misspelt(names: Iterable[str], fields: Iterable[str], owner: str = "") -> None:
+    for name in names:
+        near = None if _is_known(name) else nearest(name, fields)
+        if near:
+            raise TypeError(f"There is no field `{owner}{name}`. Did you mean `{owner}{near}`?")
+
+
+def _check_values(checks: dict[str, tuple], values: dict[str, Any], owner: str = "") -> None:
+    for field, (check, *limits) in checks.items():
+        if field in values:
+            check(owner + field, values[field], *limits)
+
+
+# Each field's check and limits: a file from elsewhere must not ask for a model that is never done being built.
+_CHECKS: dict[str, tuple] = {
+    "context_size": (_check_integer, 1, 99),
+    "patch_size": (_check_integer, 1, 4096),
+    "mpp": (_check_number, 0.01, 1000, "a positive number of micrometres per pixel"),
+    "head_hidden_size": (_check_integer, 1, 16_384),
+    "head_num_hidden_layers": (_check_integer, 1, 512),
+    "head_num_attention_heads": (_check_integer, 1, 1024),
+    "head_intermediate_size": (_check_integer, 1, 65_536),
+    "head_hidden_dropout_prob": (_check_probability,),
+    "head_attention_probs_dropout_prob": (_check_probability,),
+    "head_dropout_prob": (_check_probability,),
+    "backbone_batch_size": (_check_integer, 1, 2**31 - 1),
+    "freeze_backbone": (check_type,),
+}
+_FIELDS = ("backbone_config", *_CHECKS)
+_BACKBONE_CHECKS: dict[str, tuple] = {
+    "hidden_size": (_check_integer, 1, 16_384),
+    "num_hidden_layers": (_check_integer, 1, 512),
+    "num_attention_heads": (_check_integer, 1, 1024),
+    "image_size": (_check_integer, 1, 4096),
+    "patch_size": (_check_integer, 0, 4096),  # the check against the model's `patch_size` says more of 0
+    "num_channels": (_check_integer, 3, 3),
+    "num_register_tokens": (_check_integer, 0, 4096),
+    "mlp_ratio": (_check_integer, 1, 100),
+    "initializer_range": (_check_number, 0, 10),
+    "layer_norm_eps": (_check_number, 0, 1),
+    "layerscale_value": (_check_number, -1000, 1000),
+    **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"), (_check_probability,)),
+    **dict.fromkeys(("qkv_bias", "use_swiglu_ffn", "apply_layernorm", "reshape_hidden_states"), (check_type,)),
+    "hidden_act": (check_type, str, "the name of an activation"),
+}
+
+
+def _as_backbone_config(backbone_config: Any) -> Dinov2WithRegistersConfig:
     if backbone_config is None:
         return Dinov2WithRegistersConfig(**_HIBOU_L)
     if isinstance(backbone_config, Dinov2WithRegistersConfig):
@@ -267,38 +341,30 @@ def _as_backbone_config(
         raise ValueError(
             f"`backbone_config` must have the model_type {expected!r}, got {backbone_config['model_type']!r}."
         )
+    _refuse_misspelt(backbone_config, _BACKBONE_CHECKS, "backbone_config.")
+    _check_values(_BACKBONE_CHECKS, backbone_config, "backbone_config.")
     return Dinov2WithRegistersConfig(**backbone_config)
 
 
 def _architecture(backbone: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a backbone without those that Transformers derives from them, and without its origin.
-
-    The origin may be a folder of whoever made the model; the stages follow from the number of layers.
-    """
-    return {
-        k: v for k, v in backbone.items() if k not in ("_name_or_path", "stage_names", "out_features", "out_indices")
-    }
+    """The fields of a backbone without those that Transformers derives, its maker's folder, and how it was loaded."""
+    left_out = ("_name_or_path", "stage_names", "out_features", "out_indices", "dtype", "torch_dtype")
+    return {k: v for k, v in backbone.items() if k not in left_out}
 
 
-def _agreed_class_names(
-    class_names: Optional[list[str]],
-    id2label: Optional[dict],
-    label2id: Optional[dict],
-    num_labels: Optional[int],
-) -> list[str]:
+def _agreed_class_names(class_names: Any, id2label: Any, label2id: Any, num_labels: Any) -> list[str]:
     """The class names in logit order, after checking that every field that is given says the same."""
     candidates: dict[str, list[str]] = {}
     if class_names is not None:
-        if not isinstance(class_names, (list, tuple)):
-            raise ValueError(f"`class_names` must be a list of strings, got {class_names!r}.")
+        check_type("class_names", class_names, (list, tuple), "a list of strings")
         candidates["class_names"] = list(class_names)
     if id2label is not None:
         candidates["id2label"] = _in_logit_order("id2label", _items("id2label", id2label))
     if label2id is not None:
         pairs = [(index, name) for name, index in _items("label2id", label2id)]
         candidates["label2id"] = _in_logit_order("label2id", pairs)
-    if num_labels is not None and (not isinstance(num_labels, int) or isinstance(num_labels, bool) or num_labels < 1):
-        raise ValueError(f"`num_labels` must be a positive integer, got {num_labels!r}.")
+    if num_labels is not None:
+        _check_integer("num_labels", num_labels, 1, 10_000)
     if not candidates:
         candidates["num_labels"] = [f"LABEL_{i}" for i in range(num_labels or 2)]
 
@@ -314,8 +380,7 @@ def _agreed_class_names(
 
 
 def _items(field: str, mapping: Any) -> list[tuple[Any, Any]]:
-    if not isinstance(mapping, dict):
-        raise ValueError(f"`{field}` must be a dict, got {mapping!r}.")
+    check_type(field, mapping, dict, "a dict")
     return list(mapping.items())
 
 
@@ -325,8 +390,7 @@ def _in_logit_order(field: str, pairs: list[tuple[Any, str]]) -> list[str]:
     for index, name in pairs:
         number = int(index) if isinstance(index, str) and index.isdecimal() else index
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(pairs) or number in names:
-            raise ValueError(
-                f"`{field}` must number its classes 0 to {len(pairs) - 1}, got {[index for index, _ in pairs]}."
-            )
+            got = [index for index, _ in pairs]
+            raise ValueError(f"`{field}` must number its classes 0 to {len(pairs) - 1}, got {got}.")
         names[number] = name
     return [names[i] for i in range(len(names))]

@@ -1,26 +1,28 @@
 """Image processor of SPIDER: a region becomes a grid of normalised patches."""
 
-import os
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
 from transformers import BaseImageProcessor, BatchFeature
+from transformers.processing_utils import ImagesKwargs
+
+from .configuration_spider import check_type, is_number, nearest
+from .images_spider import AnyImage, common_device, list_images, to_planes
 
 HIBOU_MEAN = (0.7068, 0.5755, 0.7220)
 HIBOU_STD = (0.1950, 0.2316, 0.1816)
 
-_FIELDS = (
-    "context_size",
-    "patch_size",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "allow_missing_context",
-    "do_resize",
-)
+_FIELDS = ("context_size", "patch_size", "do_normalize", "image_mean", "image_std", "allow_missing_context")
+# What Transformers writes beside the fields, and `do_resize`, which may say False.
+_BESIDE_FIELDS = ("auto_map", "do_resize", "feature_extractor_type", "image_processor_type", "processor_class")
+_SIZES = {
+    "context_size": ("an odd, positive integer", range(1, 100, 2)),
+    "patch_size": ("a positive integer", range(1, 4097)),
+}
 _NO_RESIZING = "SpiderImageProcessor never resizes: bring the region to the model's um/px first."
 
 
@@ -34,17 +36,21 @@ class SpiderImageProcessor(BaseImageProcessor):
 
     Args:
         context_size (`int`, *optional*, defaults to 5):
-            Patches along one side of the region, odd.
+            Patches along one side of the region, odd, at most 99.
         patch_size (`int`, *optional*, defaults to 224):
-            Side of one patch in px.
+            Side of one patch in px, at most 4096.
         do_normalize (`bool`, *optional*, defaults to `True`):
             Whether to subtract `image_mean` and divide by `image_std`; without it the values stay in [0, 1].
         image_mean (`list[float]`, *optional*, defaults to Hibou's):
-            Mean of each channel, for values in [0, 1].
+            Mean of each channel, for values in [0, 1]; from 0 to 1.
         image_std (`list[float]`, *optional*, defaults to Hibou's):
-            Standard deviation of each channel, for values in [0, 1].
+            Standard deviation of each channel, for values in [0, 1]; from 0.001 to 10.
         allow_missing_context (`bool`, *optional*, defaults to `False`):
             Whether to take images that are smaller than a region but hold at least the central patch.
+
+    Raises:
+        ValueError: A field is of another type or out of its range.
+        TypeError: A keyword is no field.
     """
 
     model_input_names = ["pixel_values", "context_mask"]
@@ -60,25 +66,19 @@ class SpiderImageProcessor(BaseImageProcessor):
         allow_missing_context: bool = False,
         **kwargs: Any,
     ) -> None:
+        unknown = kwargs.keys() - set(_BESIDE_FIELDS)
+        if unknown:
+            raise TypeError(_unknown(unknown, _FIELDS))
         if kwargs.get("do_resize"):
             raise ValueError(f"`do_resize` must be False, got {kwargs['do_resize']!r}. {_NO_RESIZING}")
         super().__init__(**kwargs)
-        if not _is_positive_integer(context_size) or context_size % 2 == 0:
-            raise ValueError(f"`context_size` must be an odd, positive integer, got {context_size!r}.")
-        if not _is_positive_integer(patch_size):
-            raise ValueError(f"`patch_size` must be a positive integer, got {patch_size!r}.")
         self.context_size = context_size
         self.patch_size = patch_size
         self.do_normalize = do_normalize
-        self.image_mean = [float(mean) for mean in (HIBOU_MEAN if image_mean is None else image_mean)]
-        self.image_std = [float(std) for std in (HIBOU_STD if image_std is None else image_std)]
-        finite = np.isfinite(self.image_mean).all() and np.isfinite(self.image_std).all()
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or not finite or min(self.image_std) <= 0:
-            raise ValueError(
-                "`image_mean` and `image_std` must have three finite values, the latter above 0, "
-                f"got {self.image_mean} and {self.image_std}."
-            )
+        self.image_mean = _as_list(HIBOU_MEAN if image_mean is None else image_mean)
+        self.image_std = _as_list(HIBOU_STD if image_std is None else image_std)
         self.allow_missing_context = allow_missing_context
+        self._check_fields()
 
     @property
     def region_size(self) -> int:
@@ -87,9 +87,18 @@ class SpiderImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Like the base method; fields given as keyword arguments are checked like those of the dictionary."""
-        fields = {field: kwargs.pop(field) for field in _FIELDS if field in kwargs}
-        return super().from_dict({**image_processor_dict, **fields}, **kwargs)
+        """Like the base method; keyword arguments are checked as the constructor does, unless they say how to load.
+
+        Files outlive versions and are edited by hand: what is no field in one is left out, with a warning.
+        """
+        known = {key: value for key, value in image_processor_dict.items() if key in _FIELDS + _BESIDE_FIELDS}
+        unknown = {key for key in image_processor_dict.keys() - known.keys() if not key.startswith("_")}
+        if unknown:
+            warnings.warn(f"Ignored in preprocessor_config.json: {_unknown(unknown, _FIELDS)}", stacklevel=2)
+        for name in list(kwargs):
+            if name in ImagesKwargs.__annotations__ or name in _FIELDS or nearest(name, _FIELDS):
+                known[name] = kwargs.pop(name)
+        return super().from_dict(known, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `preprocessor_config.json`, the same in every version of Transformers."""
@@ -97,6 +106,8 @@ class SpiderImageProcessor(BaseImageProcessor):
         # Saving a processor adds its class and code, which saving the image processor alone does not export. An entry
         # of a loaded file may carry a "repo--" prefix, which would tie a saved copy to that repository.
         fields.pop("_processor_class", None)
+        # With the type, Transformers 4 takes it for one of its own classes and warns that it is not the fast one.
+        fields.pop("image_processor_type", None)
         fields["auto_map"] = {"AutoImageProcessor": "image_processor_spider.SpiderImageProcessor"}
         return fields
 
@@ -106,22 +117,24 @@ class SpiderImageProcessor(BaseImageProcessor):
         return_tensors: Optional[str] = None,
         allow_missing_context: Optional[bool] = None,
         input_data_format: Optional[str] = None,
-        **kwargs: Any,
+        **fields: Any,
     ) -> BatchFeature:
         """Tile one region or a batch of regions.
 
         Args:
-            images: A PIL image, a numpy array or torch tensor, or a list of these. Arrays are `(H, W)`, `(H, W, C)` or
-                `(C, H, W)` for one region, `(B, H, W, C)` or `(B, C, H, W)` for a batch, with 1 or 3 channels, as
-                uint8 or as floats in [0, 1]. PIL images may have any mode that converts to RGB; transparency is
-                flattened on white, 16 bits keep their depth. Pixels are taken as stored: an EXIF orientation is not
-                applied, so that an image and the array of its pixels give the same patches, and their order is that
-                of the slide's rows and columns. None of the images is changed, and no gradient flows back to it.
+            images: A PIL image, a numpy array or torch tensor, or a list or other sequence of these, as a column of
+                `datasets` is. Arrays are `(H, W)`, `(H, W, C)` or `(C, H, W)` for one region,
+                `(B, H, W, C)` or `(B, C, H, W)` for a batch, with 1 or 3 channels, as uint8 or as floats in [0, 1].
+                PIL images may have any mode that converts to RGB; transparency is flattened on white, 16 bits keep
+                their depth. Pixels are taken as stored: an EXIF orientation is not applied, so that an image and the
+                array of its pixels give the same patches, and their order is that of the slide's rows and columns.
+                None of the images is changed, but for a damaged one, which is closed, and no gradient flows back.
             return_tensors: `"pt"` for torch tensors, `"np"` for numpy arrays, `None` for lists of numpy arrays.
-            allow_missing_context: Overrides the field of the same name for this call.
+            allow_missing_context: Replaces the field of this name for this call.
             input_data_format: `"channels_first"` or `"channels_last"`. By default the end of the shape with 1 or 3
                 entries; if both have, as in `(3, H, 3)`, the last.
-            **kwargs: Refused, so that a misspelt or unsupported option is never ignored.
+            **fields: Replace other fields for this call, and are checked like them. Anything else is refused, so that a
+                misspelt or unsupported option is never ignored.
 
         Returns:
             `BatchFeature` with `pixel_values`, float32 `(B, context_size**2, 3, patch_size, patch_size)` in row-major
@@ -129,33 +142,34 @@ class SpiderImageProcessor(BaseImageProcessor):
             device of the first image.
 
         Raises:
-            ValueError: An image cannot be used; the message names it and says what was expected.
+            ValueError: An image or a field cannot be used; the message names it and says what was expected.
             TypeError: An argument is unknown.
         """
-        if kwargs:
-            raise TypeError(
-                f"Unknown arguments {sorted(kwargs)}, expected return_tensors, allow_missing_context or "
-                f"input_data_format. {_NO_RESIZING}"
-            )
+        unknown = fields.keys() - set(_FIELDS)
+        if unknown:
+            raise TypeError(_unknown(unknown, ("return_tensors", "input_data_format", *_FIELDS)))
         if return_tensors not in (None, "pt", "np"):
             raise ValueError(f"`return_tensors` must be 'pt', 'np' or None, got {return_tensors!r}.")
         if input_data_format not in (None, "channels_first", "channels_last"):
             raise ValueError(
                 f"`input_data_format` must be 'channels_first' or 'channels_last', got {input_data_format!r}."
             )
-        if allow_missing_context is None:
-            allow_missing_context = self.allow_missing_context
+        fields["allow_missing_context"] = allow_missing_context
+        given = {field: value for field, value in fields.items() if value is not None}
+        if given:
+            own = {field: getattr(self, field) for field in _FIELDS}
+            return type(self)(**{**own, **given}).preprocess(images, return_tensors, None, input_data_format)
+        self._check_fields()
 
-        items = _list_images(images, input_data_format)
-        placements = [self._place(name, image, allow_missing_context) for name, image in items]
+        items = list_images(images, input_data_format)
+        placements = [self._place(name, image) for name, image in items]
 
         grid = (len(items), self.context_size**2)
-        first = items[0][1].content
-        device = first.device if isinstance(first, torch.Tensor) else torch.device("cpu")
+        device = common_device(items, needs_values=return_tensors != "pt")
         pixel_values = _empty((*grid, 3, self.patch_size, self.patch_size), device)
         context_mask = torch.zeros(*grid, dtype=torch.bool, device=device)
         for i, ((name, image), place) in enumerate(zip(items, placements)):
-            planes = _to_planes(name, image, place).to(device)
+            planes = to_planes(name, image, place.rows.part, place.columns.part).to(device)
             self._tile_into(pixel_values[i], context_mask[i], planes, place)
         data: dict[str, Any] = {"pixel_values": pixel_values, "context_mask": context_mask}
         if return_tensors != "pt":
@@ -164,7 +178,20 @@ class SpiderImageProcessor(BaseImageProcessor):
             data = {key: list(value) for key, value in data.items()}
         return BatchFeature(data)
 
-    def _place(self, name: str, image: "_AnyImage", allow_missing_context: bool) -> "_Placement":
+    def _check_fields(self) -> None:
+        for field, (kind, allowed) in _SIZES.items():
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value not in allowed:
+                raise ValueError(f"`{field}` must be {kind}, got {value!r}; the largest is {allowed[-1]}.")
+        for field in ("do_normalize", "allow_missing_context"):
+            check_type(field, getattr(self, field))
+        if not _are_three(self.image_mean, 0, 1) or not _are_three(self.image_std, 0.001, 10):
+            raise ValueError(
+                "`image_mean` and `image_std` must have three finite values, the latter above 0, both for pixels in "
+                f"[0, 1]: from 0 to 1 and from 0.001 to 10, got {self.image_mean!r} and {self.image_std!r}."
+            )
+
+    def _place(self, name: str, image: AnyImage) -> "_Placement":
         height, width = image.height, image.width
         region, patch = self.region_size, self.patch_size
         if min(height, width) < patch:
@@ -172,11 +199,12 @@ class SpiderImageProcessor(BaseImageProcessor):
                 f"{name} is {height}x{width} px (height x width), smaller than one patch. "
                 f"Expected a {region}x{region} px region, at least {patch}x{patch} px."
             )
-        if min(height, width) < region and not allow_missing_context:
+        if min(height, width) < region and not self.allow_missing_context:
             raise ValueError(
                 f"{name} is {height}x{width} px (height x width), expected at least {region}x{region} px. Cut a larger "
                 "region around the same centre, or pass allow_missing_context=True to classify it with the missing "
-                "context masked out."
+                'context masked out. For a tool that cannot pass arguments, set "allow_missing_context": true in the '
+                "model's preprocessor_config.json."
             )
         return _Placement(_place_axis(height, region), _place_axis(width, region))
 
@@ -214,20 +242,15 @@ class _Span:
     length: int
     offset: int
 
+    @property
+    def part(self) -> slice:
+        return slice(self.start, self.start + self.length)
+
 
 @dataclass(frozen=True)
 class _Placement:
     rows: _Span
     columns: _Span
-
-
-@dataclass(frozen=True)
-class _AnyImage:
-    """One image, not decoded yet: a PIL image, or a tensor `(H, W, C)` with 1 or 3 channels."""
-
-    content: Union[Image.Image, torch.Tensor]
-    height: int
-    width: int
 
 
 def _place_axis(length: int, region: int) -> _Span:
@@ -237,141 +260,32 @@ def _place_axis(length: int, region: int) -> _Span:
     return _Span(0, length, (region - length) // 2)
 
 
-def _is_positive_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _unknown(names: Iterable[str], expected: tuple[str, ...]) -> str:
+    near = [f"`{nearest(name, expected)}`" for name in sorted(names) if nearest(name, expected)]
+    hint = f" Did you mean {' and '.join(near)}?" if near else ""
+    return f"Unknown arguments {sorted(names)}, expected {', '.join(expected)}.{hint} {_NO_RESIZING}"
+
+
+def _as_list(values: Any) -> Any:
+    """Numbers in any container as JSON keeps them; anything else as it is, for the check of the fields to refuse."""
+    values = values.tolist() if isinstance(values, (np.ndarray, torch.Tensor)) else values
+    if not isinstance(values, (list, tuple)):
+        return values
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return [float(value) if is_number(value) else value for value in plain]
+
+
+def _are_three(values: Any, low: float, high: float) -> bool:
+    """Whether these are three numbers in a range; NaN is in none."""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(is_number(v) and low <= v <= high for v in values)
+    )
 
 
 def _whole_patches(span: _Span, patch_size: int) -> range:
     return range(-(-span.offset // patch_size), (span.offset + span.length) // patch_size)
-
-
-def _list_images(images: Any, input_data_format: Optional[str]) -> list[tuple[str, _AnyImage]]:
-    """Every image with the name that error messages call it by."""
-    if isinstance(images, (list, tuple)):
-        if not images:
-            raise ValueError("`images` is an empty list, expected at least one image.")
-        return [(f"images[{i}]", _as_image(f"images[{i}]", image, input_data_format)) for i, image in enumerate(images)]
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-        if len(images) == 0:
-            raise ValueError(f"`images` is an empty batch of shape {tuple(images.shape)}, expected at least one image.")
-        axis = _channel_axis("Each of `images`", images.shape[1:], input_data_format)
-        data_format = "channels_first" if axis == 0 else "channels_last"
-        return [(f"images[{i}]", _as_image(f"images[{i}]", image, data_format)) for i, image in enumerate(images)]
-    return [("The image", _as_image("The image", images, input_data_format))]
-
-
-def _as_image(name: str, image: Any, input_data_format: Optional[str]) -> _AnyImage:
-    if isinstance(image, Image.Image):
-        _check_decodable(name, image)
-        return _AnyImage(image, image.height, image.width)
-    if isinstance(image, (str, os.PathLike)):
-        raise ValueError(f"{name} is a path, {str(image)[:200]!r}. Open it first, as with PIL.Image.open(path).")
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        raise ValueError(
-            f"{name} is {len(image)} raw bytes. Open them first, as with PIL.Image.open(io.BytesIO(data))."
-        )
-    if isinstance(image, np.ndarray):
-        image = _as_tensor(name, image)
-    if not isinstance(image, torch.Tensor):
-        raise ValueError(
-            f"{name} is {type(image).__name__}, expected a PIL image, a numpy array or a torch tensor, or a flat list "
-            "of these."
-        )
-
-    if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-        raise ValueError(
-            f"{name} has dtype {image.dtype}, expected uint8, or floats in [0, 1]. Bring other integers to 0..255 "
-            "and convert them to uint8."
-        )
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3:
-        raise ValueError(
-            f"{name} has shape {tuple(image.shape)}, expected (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels. "
-            "A batch, (B, H, W, C) or (B, C, H, W), is passed by itself, not in a list."
-        )
-    if _channel_axis(name, image.shape, input_data_format) == 0:
-        image = image.permute(1, 2, 0)
-    if image.dtype.is_floating_point:
-        _check_unit_range(name, image)
-    return _AnyImage(image.detach(), image.shape[0], image.shape[1])
-
-
-def _as_tensor(name: str, array: np.ndarray) -> torch.Tensor:
-    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    try:
-        return torch.from_numpy(native if native.flags.writeable else native.copy())
-    except TypeError as error:
-        raise ValueError(f"{name} has dtype {array.dtype}, expected uint8, or floats in [0, 1].") from error
-
-
-def _channel_axis(name: str, shape: Any, input_data_format: Optional[str]) -> int:
-    """0 for channels first, 2 for channels last, of the shape of one image."""
-    candidates = {"channels_first": (0,), "channels_last": (2,), None: (2, 0)}[input_data_format]
-    for axis in candidates:
-        if shape[axis] in (1, 3):
-            return axis
-    raise ValueError(
-        f"{name} has shape {tuple(shape)}, expected 1 or 3 channels first or last"
-        + (f" ({input_data_format})" if input_data_format else "")
-        + ". Convert RGBA with PIL to have it flattened on white."
-    )
-
-
-def _check_unit_range(name: str, image: torch.Tensor) -> None:
-    if image.numel() == 0:
-        return  # the size check that follows names the problem
-    low, high = (bound.item() for bound in torch.aminmax(image))
-    if not (low >= 0 and high <= 1):  # NaN fails both comparisons
-        raise ValueError(
-            f"{name} holds floats from {low:g} to {high:g}, expected [0, 1] without NaN. Pass 0..255 values as uint8."
-        )
-
-
-def _to_planes(name: str, image: _AnyImage, place: _Placement) -> torch.Tensor:
-    """The placed part of an image as `(3, h, w)`, uint8 or floats in [0, 1]."""
-    rows, columns = place.rows, place.columns
-    if isinstance(image.content, Image.Image):
-        box = (columns.start, rows.start, columns.start + columns.length, rows.start + rows.length)
-        return _decode(name, image.content, box)
-    pixels = image.content[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
-    planes = pixels.permute(2, 0, 1).expand(3, -1, -1)
-    # Parting the channels and then tiling and widening them takes less time than both in one copy of strided bytes.
-    return torch.stack(planes.unbind()) if pixels.stride(2) < pixels.stride(1) else planes
-
-
-def _check_decodable(name: str, image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and isinstance(image, ImageFile.ImageFile) and image.width * image.height > limit:
-        raise ValueError(
-            f"{name} has {image.width}x{image.height} px, more than PIL.Image.MAX_IMAGE_PIXELS ({limit}): it may be a "
-            "decompression bomb. Expected a region; cut it out of the slide with OpenSlide, or raise the limit."
-        )
-    if image.mode in ("I", "F", "La"):
-        raise ValueError(
-            f"{name} has the mode {image.mode!r}, expected RGB or one that Pillow converts to it. Bring other values "
-            "to an array of uint8 or of floats in [0, 1]."
-        )
-
-
-def _decode(name: str, image: Image.Image, box: tuple[int, int, int, int]) -> torch.Tensor:
-    try:
-        image.load()  # which some formats need to know their size
-        region = image if box == (0, 0, *image.size) else image.crop(box)
-    except Exception as error:  # Pillow's decoders raise errors of many classes; a closed file, AssertionError
-        raise ValueError(
-            f"{name} cannot be decoded ({image.mode}, {image.width}x{image.height} px), expected a whole image from a "
-            f"file that is still open. {type(error).__name__}: {error}"
-        ) from error
-    if region.mode.startswith("I;16"):
-        levels = np.asarray(region).astype(np.float32) / 65535
-        return torch.from_numpy(levels).expand(3, -1, -1)
-    if region.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in region.info:
-        region = region.convert("RGBA")
-        region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
-    if region.mode != "RGB":
-        region = region.convert("RGB")
-    return torch.from_numpy(np.stack([np.asarray(channel) for channel in region.split()]))
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """SPIDER: a vision transformer embeds each patch of a region, an attention head names the central one."""
 
+import glob
+import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Optional, Union
@@ -7,9 +10,13 @@ from typing import Any, ClassVar, Optional, Union
 import torch
 from torch import nn
 from transformers import AutoModelForImageClassification, BertModel, Dinov2WithRegistersModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
+from .backbone_spider import accept_other_names, give_own_storage, has_adapters, learns, own_parameters, parameter_names
 from .configuration_spider import SpiderConfig
+from .sources_spider import make_replaceable, warn_of_other_code
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -85,31 +92,32 @@ class SpiderForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = [
-        "Dinov2WithRegistersEmbeddings",
-        "Dinov2WithRegistersLayer",
-        "BertEmbeddings",
-        "BertLayer",
-    ]
+    _no_split_modules = ["Dinov2WithRegistersEmbeddings", "Dinov2WithRegistersLayer", "BertEmbeddings", "BertLayer"]
     _auto_class = "AutoModelForImageClassification"
 
     def __init__(self, config: SpiderConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.backbone = Dinov2WithRegistersModel(config.backbone_config)
-        self.backbone.register_load_state_dict_pre_hook(_accept_older_names)
+        self.backbone.register_load_state_dict_pre_hook(accept_other_names)
+        self._backbone_names = parameter_names(self.backbone)
+        self._is_frozen = False  # whether the backbone's parameters were frozen by this model
         self.projection = nn.Linear(config.backbone_config.hidden_size, config.head_hidden_size)
         self.context_encoder = BertModel(config.context_encoder_config(), add_pooling_layer=False)
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.head_hidden_size, config.num_labels)
         self.post_init()
-        self._freeze()
+        self._follow_freezing()
 
     @classmethod
     def from_pretrained(cls, *args: Any, use_safetensors: Optional[bool] = True, **kwargs: Any) -> Any:
         """Like the base method, but pickled weights are taken only where `use_safetensors` is set to None or False."""
         loaded = super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
-        _give_own_storage(loaded[0] if isinstance(loaded, tuple) else loaded)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        give_own_storage(model)
+        model._is_frozen = False  # Transformers 5 makes the parameters anew
+        model._follow_freezing()
+        warn_of_other_code(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         return loaded
 
     def forward(
@@ -119,6 +127,7 @@ class SpiderForImageClassification(PreTrainedModel):
         context_mask: Optional[torch.Tensor] = None,
         labels: Optional[torch.Tensor] = None,
         output_attentions: Optional[bool] = None,
+        output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
     ) -> Union[SpiderOutput, tuple]:
         """Classify regions from their pixels or from embeddings of their patches.
@@ -131,8 +140,9 @@ class SpiderForImageClassification(PreTrainedModel):
                 `pixel_values`.
             context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. All
                 present by default.
-            labels: Integer `(batch,)` in [0, num_labels).
+            labels: Integer `(batch,)` in [0, num_labels), a tensor or a list.
             output_attentions: Whether to return `context_attention`.
+            output_hidden_states: Refused if True; by default what the configuration says.
             return_dict: False for the tuple of `SpiderOutput.to_tuple`.
 
         Raises:
@@ -146,15 +156,13 @@ class SpiderForImageClassification(PreTrainedModel):
             )
         return_dict = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            raise ValueError("`output_hidden_states` is for patches: call `model.backbone(patches, ...)` with it.")
+        grid = patch_embeddings if pixel_values is None else pixel_values
+        (self._check_embedding_grid if pixel_values is None else self._check_pixel_grid)(grid)
+        context_mask, labels = self._checked_mask(context_mask, grid), self._checked_labels(labels, grid)
         if pixel_values is not None:
-            self._check_pixel_grid(pixel_values)
-            context_mask = self._checked_mask(context_mask, pixel_values)
-            labels = self._checked_labels(labels, pixel_values)
             patch_embeddings = self._embed_regions(pixel_values, context_mask)
-        else:
-            self._check_embedding_grid(patch_embeddings)
-            context_mask = self._checked_mask(context_mask, patch_embeddings)
-            labels = self._checked_labels(labels, patch_embeddings)
 
         logits, context_attention = self._encode_grid(patch_embeddings, context_mask, bool(output_attentions))
         loss = None
@@ -185,7 +193,7 @@ class SpiderForImageClassification(PreTrainedModel):
             raise ValueError(f"Expected float patches of shape (N, 3, {side}, {side}), got {_describe(pixel_values)}.")
         if len(pixel_values) == 0:
             return pixel_values.new_zeros(0, self.config.backbone_config.hidden_size, dtype=self.dtype)
-        frozen = self.config.freeze_backbone and not pixel_values.requires_grad
+        frozen = self.config.freeze_backbone and not pixel_values.requires_grad and not learns(self.backbone)
         if torch.is_grad_enabled() and not frozen:
             return self.backbone(pixel_values).pooler_output
         with torch.no_grad():
@@ -213,21 +221,39 @@ class SpiderForImageClassification(PreTrainedModel):
         return self._encode_grid(patch_embeddings, self._checked_mask(context_mask, patch_embeddings), False)[0]
 
     def freeze_backbone(self) -> None:
-        """Keep the backbone as it is in training: no gradients, no dropout. This is the default."""
+        """Keep the backbone as it is in training: no gradients, no dropout. This is the default.
+
+        Its own parameters are frozen. Adapters that were added to it, as by peft, learn.
+        """
         self.config.freeze_backbone = True
+        self._is_frozen = False
         self.train(self.training)
 
     def unfreeze_backbone(self) -> None:
-        """Let training change the backbone; gradients then flow through it, and its micro-batches end."""
+        """Let training change the backbone; gradients then flow through it, and its micro-batches end.
+
+        A backbone with adapters keeps its own parameters as they are: only the adapters are saved with them.
+        """
         self.config.freeze_backbone = False
-        self.backbone.requires_grad_(True)
+        if has_adapters(self.backbone, self._backbone_names):
+            logger.warning("The backbone has adapters: they learn, its own parameters stay as they are.")
+        else:
+            self.backbone.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "SpiderForImageClassification":
-        """Set training mode; a frozen backbone stays in evaluation mode without gradients."""
+        """Set training mode; a frozen backbone without adapters stays in evaluation mode."""
         super().train(mode)
-        self._freeze()
+        self._follow_freezing()
         return self
+
+    def save_pretrained(self, save_directory: Union[str, os.PathLike], *args: Any, **kwargs: Any) -> None:
+        """Like the base method; whoever may read the configuration may read the weights."""
+        self._follow_freezing()
+        make_replaceable()
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for weights in glob.glob(os.path.join(save_directory, "*.safetensors")):
+            shutil.copymode(os.path.join(save_directory, "config.json"), weights)
 
     def get_input_embeddings(self) -> nn.Module:
         """The layer that turns pixels into tokens; adapters with gradient checkpointing let gradients start there."""
@@ -239,9 +265,20 @@ class SpiderForImageClassification(PreTrainedModel):
         if self.context_encoder._can_set_attn_implementation():
             self.context_encoder.set_attn_implementation(self.config._attn_implementation)
 
-    def _freeze(self) -> None:
-        if self.config.freeze_backbone:
-            self.backbone.eval().requires_grad_(False)
+    def _follow_freezing(self) -> None:
+        """Freeze the backbone's own parameters if the configuration says so, unless somebody set them free since."""
+        own = list(own_parameters(self.backbone, self._backbone_names))
+        if self._is_frozen and self.config.freeze_backbone and any(parameter.requires_grad for parameter in own):
+            if not self.training:
+                return  # until training starts; Transformers 5 also sets gradients free while it loads
+            logger.warning("Parameters of the backbone were set to learn: it is no longer frozen.")
+            self.config.freeze_backbone = False
+        self._is_frozen = self.config.freeze_backbone
+        if self._is_frozen:
+            for parameter in own:
+                parameter.requires_grad_(False)
+            if not has_adapters(self.backbone, self._backbone_names):
+                self.backbone.eval()
         # Never part of a forward pass: as trainable parameters they would make DistributedDataParallel wait for them.
         self.backbone.embeddings.mask_token.requires_grad_(False)
         self.context_encoder.embeddings.word_embeddings.requires_grad_(False)
@@ -276,6 +313,11 @@ class SpiderForImageClassification(PreTrainedModel):
         )
         center = self.config.center_index
         logits = self.classifier(self.dropout(encoded.last_hidden_state[:, center]))
+        if logits.shape[-1] != self.config.num_labels:
+            raise ValueError(
+                f"The classifier gives {logits.shape[-1]} logits, the configuration names {self.config.num_labels} "
+                "classes: set `config.class_names` to theirs, in the order of the logits."
+            )
         if not with_attention:
             return logits, None
         return logits, self._center_attention(encoded.hidden_states[-2], context_mask)
@@ -331,10 +373,13 @@ class SpiderForImageClassification(PreTrainedModel):
     def _checked_labels(self, labels: Optional[torch.Tensor], grid: torch.Tensor) -> Optional[torch.Tensor]:
         if labels is None:
             return None
-        if labels.shape != grid.shape[:1] or labels.dtype.is_floating_point:
+        if not isinstance(labels, torch.Tensor):
+            labels = torch.as_tensor(labels, device=grid.device)
+        classes = self.config.num_labels
+        if labels.shape != grid.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
             raise ValueError(f"Expected integer `labels` of shape ({len(grid)},), got {_describe(labels)}.")
-        if not torch.compiler.is_compiling() and not bool(((labels >= 0) & (labels < self.num_labels)).all()):
-            raise ValueError(f"Expected `labels` from 0 to {self.num_labels - 1}, got {labels.tolist()}.")
+        if not torch.compiler.is_compiling() and not bool(((labels >= 0) & (labels < classes)).all()):
+            raise ValueError(f"Expected `labels` from 0 to {classes - 1}, got {labels.tolist()}.")
         return labels.long()
 
 
@@ -349,42 +394,3 @@ def _describe(tensor: torch.Tensor) -> str:
 
 # `pipeline("image-classification", model=...)` logs an error about a model of a class that is not registered.
 AutoModelForImageClassification.register(SpiderConfig, SpiderForImageClassification, exist_ok=True)
-
-# Parameter names of the backbone in Transformers 4, which both versions write, and in Transformers 5.
-_OLDER_NAMES = (
-    ("attention.attention.query.", "attention.q_proj."),
-    ("attention.attention.key.", "attention.k_proj."),
-    ("attention.attention.value.", "attention.v_proj."),
-    ("attention.output.dense.", "attention.o_proj."),
-    ("mlp.weights_out.", "mlp.down_proj."),
-)
-
-
-def _accept_older_names(backbone: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Rename the backbone's entries of a raw state dict, in place, to the names of a Transformers 5 backbone.
-
-    `from_pretrained` does this by itself. `load_state_dict` does not, and `Trainer` calls it with `strict=False` to
-    restore a checkpoint: without this hook the backbone would silently keep its previous values.
-    """
-    if not any(".q_proj." in name for name, _ in backbone.named_parameters()):
-        return
-    for name in [name for name in state_dict if name.startswith(prefix)]:
-        if ".mlp.weights_in." in name:
-            gate, up = state_dict.pop(name).chunk(2)
-            state_dict[name.replace("weights_in", "gate_proj")] = gate
-            state_dict[name.replace("weights_in", "up_proj")] = up
-            continue
-        for older, newer in _OLDER_NAMES:
-            if f".{older}" in name:
-                state_dict[name.replace(older, newer)] = state_dict.pop(name)
-
-
-def _give_own_storage(model: nn.Module) -> None:
-    """Copy every parameter that is a view of a larger storage.
-
-    Transformers 5 loads the two halves of a SwiGLU layer as views of one tensor; what saves training states takes
-    them for tied weights and drops one.
-    """
-    for parameter in model.parameters():
-        if parameter.device.type != "meta" and parameter.untyped_storage().nbytes() > parameter.nbytes:
-            parameter.data = parameter.data.clone()

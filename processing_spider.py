@@ -1,6 +1,7 @@
 """Processor of SPIDER: what `AutoProcessor` gives."""
 
 import os
+from types import SimpleNamespace
 from typing import Any, Optional, Union
 
 from transformers import BatchFeature, ProcessorMixin
@@ -27,6 +28,11 @@ class SpiderProcessor(ProcessorMixin):
     def __call__(self, images: Any = None, return_tensors: Optional[str] = None, **kwargs: Any) -> BatchFeature:
         """Tile regions; see `SpiderImageProcessor.preprocess` for the arguments and the errors."""
         return self.image_processor(images, return_tensors=return_tensors, **kwargs)
+
+    @property
+    def tokenizer(self) -> SimpleNamespace:
+        """No special tokens: `Trainer(processing_class=processor)` asks for those of a tokenizer on every processor."""
+        return SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
 
     @property
     def model_input_names(self) -> list[str]:

@@ -17,7 +17,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="S",
-        help="slides, folders of slides, .csv manifests (columns slide, name, mpp, mask) or .txt lists of paths",
+        help="slides, folders of slides (each DICOM series in one is a slide), .csv or .tsv manifests (columns slide, "
+        "name, mpp, mask) or .txt lists of paths",
     )
     add_flags(parser, SlideSettings)
     return parser.values(argv)

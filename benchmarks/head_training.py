@@ -30,6 +30,7 @@ from spider_tools.embeddings.store_index import add_shard, prepare_store
 from spider_tools.launching import make_accelerator
 from spider_tools.training.batches import BatchPlan, MicroBatchSampler
 from spider_tools.training.loop import fit, optimizer_step
+from spider_tools.training.progress import Progress
 from spider_tools.training.settings import TrainingSettings
 from spider_tools.training.setup import assemble
 from spider_tools.training.starting_model import starting_model
@@ -138,7 +139,7 @@ class HeadTraining:
     def whole_epoch(self) -> Section:
         """An epoch by `fit`, with its progress bar, schedule and checkpoint."""
         started = time.perf_counter()
-        progress = fit(self.setup)
+        progress = fit(self.setup, Progress())
         whole = time.perf_counter() - started
         seconds = self.size.regions / progress.history[0]["regions_per_second"]
         waited = sum(self.loader.waits)

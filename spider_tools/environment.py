@@ -44,7 +44,7 @@ def _git(*arguments: str) -> Any:
         return None
     command = ["git", "-C", str(REPOSITORY_ROOT), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=30)
     except FileNotFoundError:
         return None
     return done.stdout.strip().splitlines() if done.returncode == 0 else None

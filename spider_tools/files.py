@@ -1,8 +1,12 @@
 """Files and folders are written whole or not at all, alone or several together; JSON is read with its name."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     remove(unfinished)
     try:
         yield unfinished
+        readable_as_umask_says(unfinished)
         sync(unfinished)
         if unfinished.is_dir():
             remove(path)  # a folder cannot replace one that holds something
@@ -64,6 +69,39 @@ def write_together(folder: Path, writers: Mapping[str, Writer], sign: str) -> No
         (folder / sign).unlink(missing_ok=True)
 
 
+def require_writable(folder: Path, setting: str) -> None:
+    """Refuse a folder that cannot be made or written, before the work whose results it is for; nothing is left there.
+
+    Args:
+        folder: May be absent, with any number of its parents.
+        setting: What the user chose it with, as "--output_dir".
+
+    Raises:
+        OSError: There is a file in the way, a right is missing, the file system is read-only or the disk is full.
+    """
+    place = folder
+    try:
+        while not _is_there(place):
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Not a folder")
+        # A file without a name, where the system has such: processes that look at the same time do not meet.
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x")
+    except OSError as error:
+        reason = f"{place}: {error.strerror}"
+        raise OSError(f"{setting} {folder} cannot be written ({reason}). Choose another folder.") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has this name, be it a link to nowhere; an error where that cannot be known."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def text_writer(text: str) -> Writer:
     """Writes a UTF-8 file, its line ends as they are."""
     return bytes_writer(text.encode("utf-8"))
@@ -94,6 +132,28 @@ def read_json_object(path: Path, what: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} must hold an object, got {type(content).__name__}.")
     return content
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's content, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def readable_as_umask_says(path: Path) -> None:
+    """Give a file, or all files of a folder, the rights that new files get: safetensors writes for the owner alone."""
+    handle, probe = tempfile.mkstemp(dir=path if path.is_dir() else path.parent)
+    os.close(handle)
+    os.unlink(probe)
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL, 0o666))
+    mode = stat.S_IMODE(os.stat(probe).st_mode)
+    os.unlink(probe)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(stat.S_IMODE(file.stat().st_mode) | mode)
 
 
 def remove(path: Path) -> None:

@@ -37,6 +37,7 @@ def to_rgb(image: Image.Image, background: str = "white") -> np.ndarray:
     problem = unusable_mode(image)
     if problem:
         raise ValueError(problem)
+    _load(image)
     if image.mode.startswith("I;16"):
         return np.repeat(np.rint(np.asarray(image) / 257).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
@@ -50,6 +51,16 @@ def to_rgb(image: Image.Image, background: str = "white") -> np.ndarray:
 
 def is_marked(image: Image.Image) -> np.ndarray:
     """Where a drawing is neither black nor transparent, bool `(height, width)`; levels may have any range."""
+    _load(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.array(image, dtype=bool)
     return to_rgb(image, background="black").max(axis=2) > 0
+
+
+def _load(image: Image.Image) -> None:
+    """Decode an image; one that is damaged is closed, since Pillow hands out its half-decoded px at the next try."""
+    try:
+        image.load()
+    except DECODING_ERRORS:
+        image.close()
+        raise

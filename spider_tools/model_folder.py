@@ -6,18 +6,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transformers.dynamic_module_utils import get_relative_imports
+
 from . import __version__, remote_code
-from .files import read_json_object
+from .files import read_json_object, readable_as_umask_says
 
 if TYPE_CHECKING:
     from .remote_code import SpiderForImageClassification, SpiderImageProcessor
 
-CODE_FILES = (
-    "configuration_spider.py",
-    "image_processor_spider.py",
-    "modeling_spider.py",
-    "processing_spider.py",
-)
+_ENTRIES = ("configuration_spider.py", "image_processor_spider.py", "modeling_spider.py", "processing_spider.py")
 CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -40,11 +37,30 @@ def save_model_folder(
     model.config.spider_tools_version = __version__
     model.save_pretrained(unfinished)
     remote_code.processor_class()(image_processor).save_pretrained(unfinished)
+    readable_as_umask_says(unfinished)
     (folder / "config.json").unlink(missing_ok=True)
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
     move_in(unfinished, folder)
     unfinished.rmdir()
+
+
+def code_files(folder: Path) -> list[str]:
+    """Names of the Python files that a model needs: those that Transformers loads, and what these import of the folder.
+
+    Raises:
+        ValueError: One imports what is no file beside it.
+    """
+    names = list(_ENTRIES)
+    for name in names:  # grows on the way
+        if not (folder / name).is_file():
+            continue  # whoever asks sees that it is missing
+        for imported in get_relative_imports(folder / name):
+            if not imported.isidentifier():
+                raise ValueError(f"{folder / name} imports {imported!r}, expected a file beside it.")
+            if f"{imported}.py" not in names:
+                names.append(f"{imported}.py")
+    return sorted(names)
 
 
 def move_in(unfinished: Path, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """How every script reads its flags, and how it ends: with what it made, or with one sentence and exit code 2."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -64,7 +65,7 @@ class ScriptParser(argparse.ArgumentParser):
 
 
 def run_script(main: Callable[[Sequence[str]], Optional[int]], argv: Optional[Sequence[str]] = None) -> NoReturn:
-    """Run a script and end its process.
+    """Run a script and end its process; what the console cannot show of its output is escaped.
 
     Args:
         main: Takes the command line without the program; returns an exit code, None for 0.
@@ -74,6 +75,10 @@ def run_script(main: Callable[[Sequence[str]], Optional[int]], argv: Optional[Se
         SystemExit: Always. The code is 2 after an error that the user can mend, whose message is on stderr.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Class names and paths may hold what a console cannot show. `\xe9` is better than no result after all the work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file that it writes
     try:

@@ -1,8 +1,34 @@
 """How processes share work: each claims pieces of it by locks on files, which the system frees when a process dies."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def refusal_in_words(folder: Path, remedy: str) -> Iterator[None]:
+    """Say in one sentence that a folder may not be written, where the block finds that out.
+
+    Args:
+        folder: That the block writes to.
+        remedy: What to do then, as "Choose another one with --cache_dir."
+
+    Raises:
+        PermissionError: The system refuses it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise PermissionError(
+            f"{folder} may not be written ({error.strerror}): it is read-only or belongs to another user. {remedy}"
+        ) from error
 
 
 class Claims:
@@ -13,10 +39,11 @@ class Claims:
 
     Args:
         folder: Holds a file `<name>.lock` for everything that was ever claimed; made with the first of them.
+        remedy: What to do where the folder may not be written, for the message.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, remedy: str = "Choose another folder.") -> None:
+        self._folder, self._remedy = folder, remedy
         self._locks: dict[str, FileLock] = {}
 
     def claim(self, name: str, patience: float = 0.0) -> bool:
@@ -28,13 +55,17 @@ class Claims:
 
         Returns:
             Whether it is this process's now; False if another one has it, or these claims already hold it.
+
+        Raises:
+            PermissionError: The folder may not be written.
         """
         if name in self._locks:
             return False
-        self._folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._folder / f"{name}.lock")
         try:
-            lock.acquire(timeout=patience)
+            with refusal_in_words(self._folder, self._remedy):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=patience)
         except Timeout:
             return False
         self._locks[name] = lock

@@ -7,7 +7,7 @@ from PIL import Image
 
 from spider_tools import remote_code
 from spider_tools.data.patches import FolderPatches
-from spider_tools.images import is_marked, to_rgb, unusable_mode
+from spider_tools.images import DECODING_ERRORS, is_marked, to_rgb, unusable_mode
 from spider_tools.slides.reader import open_slide
 
 SIDE = 48
@@ -101,3 +101,15 @@ def test_a_drawing_marks_whatever_is_neither_black_nor_transparent():
     colours[0, :, 3] = [0, 255, 255, 0]
     colours[0, 1:, 2] = 200
     assert is_marked(Image.fromarray(colours)).tolist() == [[False, True, True, False]]
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.jp2", "x.jpg", "x.png"])
+@pytest.mark.parametrize("read", [to_rgb, is_marked])
+def test_a_truncated_file_stays_refused_when_it_is_tried_again(tmp_path, name, read):
+    path = tmp_path / name
+    random_image("RGB").save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with Image.open(path) as image:
+        for _ in range(3):
+            with pytest.raises(DECODING_ERRORS):
+                read(image)

@@ -1,5 +1,6 @@
 """The scripts' front doors: quick help, settings files, and a user's mistake in one sentence with exit code 2."""
 
+import io
 import json
 import os
 import subprocess
@@ -171,3 +172,70 @@ def test_the_recipe_may_stand_in_the_settings_file(tmp_path):
     assert "--recipe must be one of published, small, got 'tiny'" in told(
         run(COMMANDS["train"], "--config", tmp_path / "s.json")
     )
+
+
+# --- Consoles that cannot show every text
+
+NAMES = {
+    "Kaposi\u2019s": r"Kaposi\u2019s",
+    "N\u00e6vus": r"N\xe6vus",
+    "\u7687\U0001f52c": r"\u7687\U0001f52c",
+    "\udcff": r"\udcff",
+}
+CONSOLES = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "strict ascii": {"PYTHONIOENCODING": "ascii:strict"},
+    "C locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "POSIX locale": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "utf-8": {"PYTHONIOENCODING": "utf-8"},
+}
+PRINTS = """
+import logging, sys
+from spider_tools.scripts import run_script
+names = {names}
+def main(argv):
+    logging.getLogger("spider_tools").warning("logged %s", names)
+    print(*names, sep="\\n")
+    if argv:
+        raise ValueError(" ".join(names))
+run_script(main)
+"""
+
+
+def run_on(console, *command):
+    """What a script writes on a console of this kind, as bytes."""
+    plain = {name: value for name, value in os.environ.items() if name not in ("LC_ALL", "LANG", "LC_CTYPE")}
+    environment = plain | {"PYTHONPATH": str(ROOT)} | CONSOLES[console]
+    return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("console", CONSOLES)
+def test_a_result_that_the_console_cannot_show_is_escaped_and_not_lost(console):
+    program = PRINTS.format(names=ascii(list(NAMES)))
+    done = run_on(console, "-c", program)
+    assert done.returncode == 0, done.stderr
+    encoding = CONSOLES[console].get("PYTHONIOENCODING", "ascii").split(":")[0]
+    shown = [name.encode(encoding, errors="backslashreplace") for name in NAMES]
+    assert done.stdout.split() == shown
+    assert console in ("latin-1", "cp1252", "utf-8") or shown == [escaped.encode() for escaped in NAMES.values()]
+    refused = run_on(console, "-c", program, "refuse")
+    assert refused.returncode == 2
+    assert b"Traceback" not in refused.stderr
+    assert refused.stderr.strip().endswith(b" ".join(shown))
+
+
+def test_a_path_that_the_console_cannot_show_is_told_after_the_work(tmp_path):
+    out = tmp_path / "N\u00e6vus"
+    done = run_on("ascii", *COMMANDS["weights"], "new", "--organ", "skin", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(str(tmp_path).encode() + rb"/N\xe6vus")
+    assert (out / "config.json").is_file()
+
+
+def test_a_stream_that_is_no_console_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with pytest.raises(SystemExit) as stopped:
+        run_script(lambda argv: print("Kaposi\u2019s"), [])
+    assert (stopped.value.code, sys.stdout.getvalue()) == (0, "Kaposi\u2019s\n")

@@ -48,7 +48,8 @@ def run(python, tmp_path, *words):
 def test_the_wheel_carries_the_model_files_templates_and_types(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith(f"spider_pathology-{spider_tools.__version__}-")
-    for name in ("configuration_spider.py", "modeling_spider.py", "config.json", "processor_config.json", "train.py"):
+    code = {path.name for path in ROOT.glob("*_spider.py")}
+    for name in (*code, "config.json", "preprocessor_config.json", "processor_config.json", "train.py"):
         assert f"spider_tools/repository/{name}" in names
     for name in ("py.typed", "paper_results.json", "publishing/model_card_template.md", "slides/report.html.j2"):
         assert f"spider_tools/{name}" in names
@@ -63,7 +64,7 @@ def test_new_writes_a_repository_from_the_wheel_alone(python, tmp_path):
     config = json.loads((tmp_path / "skin" / "config.json").read_text())
     assert len(config["class_names"]) == 24
     assert config["spider_tools_version"] == spider_tools.__version__
-    for name in ("modeling_spider.py", "configuration_spider.py"):
+    for name in (path.name for path in ROOT.glob("*_spider.py")):
         assert (tmp_path / "skin" / name).read_bytes() == (ROOT / name).read_bytes()
 
 

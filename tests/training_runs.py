@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from spider_tools.training.settings import TrainingSettings
+
 PATCH_SIZE = 28
 BACKBONE = {
     "hidden_size": 16,
@@ -37,3 +39,16 @@ def assert_equal_weights(a, b, **tolerance):
 def history_of(folder):
     with open(folder / "training" / "history.csv") as file:
         return list(csv.DictReader(file))
+
+
+def run_settings(output_dir, backbone_config, **changes):
+    """Settings of a run of the tiny backbone."""
+    return TrainingSettings(
+        output_dir=output_dir,
+        backbone="random",
+        backbone_config=str(backbone_config),
+        batch_size=16,
+        num_workers=0,
+        mixed_precision="no",
+        **changes,
+    )

@@ -13,6 +13,8 @@ import huggingface_hub.constants
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ..sharing import refusal_in_words
+
 _RANGE = 2000  # items that one process takes at once; fewer in all are not worth starting processes for
 
 
@@ -23,10 +25,21 @@ def default_cache_dir() -> Path:
 
 @contextmanager
 def only_one_process(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock`, so that of several processes one makes `path` and the others wait and find it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    """Hold `<path>.lock`, so that of several processes one makes `path` and the others wait and find it.
+
+    Look for `path` before: a cache that has it may be read-only, or another user's.
+
+    Raises:
+        PermissionError: The cache may not be written; the message names it and the setting.
+    """
+    lock = FileLock(f"{path}.lock")
+    with refusal_in_words(path.parent, "Choose a cache of your own with --cache_dir."):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def digest(*parts: Any) -> str:
@@ -41,35 +54,6 @@ def file_digest(path: Path) -> str:
         while chunk := file.read(1 << 20):
             result.update(chunk)
     return result.hexdigest()
-
-
-def listing_digest(folder: Path, with_times: bool = False) -> str:
-    """32 hexadecimal digits of the names and sizes of all files below a folder, whatever their order.
-
-    Args:
-        folder: Looked through with its sub-folders.
-        with_times: Whether the times of modification count too. Without them a copy of the folder has the same digest.
-    """
-    # A sum of digests needs neither sorting nor memory for millions of names.
-    total, count, pending = 0, 0, [("", os.fspath(folder))]
-    while pending:
-        prefix, place = pending.pop()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append((f"{prefix}{entry.name}/", entry.path))
-                    continue
-                line = os.fsencode(f"{prefix}{entry.name}\0{_facts(entry, with_times)}")
-                total += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "little")
-                count += 1
-    return digest(total % (1 << 128), count)
-
-
-def _facts(entry: os.DirEntry, with_times: bool) -> str:
-    if entry.is_symlink():
-        return os.readlink(entry.path)  # in a Hub snapshot the target is named by its content
-    stat = entry.stat()
-    return f"{stat.st_size}\0{stat.st_mtime_ns}" if with_times else str(stat.st_size)
 
 
 def map_ranges(function: Callable[[int, int], list], count: int, label: str) -> list:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..workers import WatchedLoader, usable_workers
 from .grid import RegionGrid
 
 
@@ -47,6 +48,11 @@ class EmbeddedRegions(Dataset):
         """Number of regions."""
         return len(self.grid)
 
+    @property
+    def bytes_per_region(self) -> int:
+        """Size of a region of a batch."""
+        return self._store[self.grid.rows[:1]].nbytes
+
     def __getitem__(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """`patch_embeddings` float16 `(n, patches, hidden)` and what `_common` lists."""
         rows = self.grid.rows[batch.regions]
@@ -70,6 +76,11 @@ class PixelRegions(Dataset):
     def __len__(self) -> int:
         """Number of regions."""
         return len(self.grid)
+
+    @property
+    def bytes_per_region(self) -> int:
+        """Size of a region of a batch, if it shares no patch."""
+        return self.grid.rows.shape[1] * self._source.patch_size**2 * 3
 
     def __getitem__(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """`patches` uint8 `(unique, P, P, 3)`, `patch_index` int64 `(n, patches)` into them, -1 where there is none."""
@@ -97,13 +108,23 @@ def turn(array: np.ndarray, number: int, axes: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(np.flip(turned, axes[1]) if number >= 4 else turned)
 
 
-def micro_batch_loader(dataset: Dataset, sampler: Any, num_workers: int) -> DataLoader:
-    """A loader that takes whole micro-batches; drawing from it leaves torch's random state alone."""
-    return DataLoader(
+def micro_batch_loader(dataset: Any, sampler: Any, num_workers: int) -> DataLoader:
+    """A loader that takes whole micro-batches; drawing from it leaves torch's random state alone.
+
+    Args:
+        dataset: `PixelRegions` or `EmbeddedRegions`.
+        sampler: Micro-batches, the first of which is as large as any.
+        num_workers: Fewer are taken where shared memory has no room for so many.
+    """
+    if num_workers:
+        first = next(iter(sampler), None)
+        regions = 0 if first is None else len(first.regions)
+        num_workers = usable_workers(num_workers, regions * dataset.bytes_per_region, "regions to train on")
+    return WatchedLoader(
         dataset,
+        num_workers,
         batch_size=None,
         sampler=sampler,
-        num_workers=num_workers,
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),
     )
@@ -145,12 +166,18 @@ class EmbeddedBatchLoader:
 
 
 def evaluation_loader(dataset: Any, batch_size: int, num_workers: int) -> DataLoader:
-    """Every region once, in order, with all its context; `accelerator.prepare` shares it between processes."""
-    return DataLoader(
+    """Every region once, in order, with all its context; `accelerator.prepare` shares it between processes.
+
+    Fewer workers are taken where shared memory has no room for so many. A prepared loader keeps the time-out, but not
+    the words of its end: put `worker_failures_in_words` around the loop.
+    """
+    if num_workers:
+        num_workers = usable_workers(num_workers, batch_size * dataset.bytes_per_region, "regions to evaluate")
+    return WatchedLoader(
         range(len(dataset)),
+        num_workers,
         batch_size=batch_size,
         collate_fn=partial(_with_all_context, dataset),
-        num_workers=num_workers,
         generator=torch.Generator(),
     )
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..files import replacing
+from ..files import replacing, text_writer
 from . import locating, tar_parts
 from .caches import default_cache_dir, digest, only_one_process
+from .opening import holds_whole_regions
 from .patches import PatchSource
 from .selection import Selection
 from .settings import DataSettings
@@ -56,7 +57,7 @@ def load_regions(settings: DataSettings) -> RegionData:
     """Load a data set; of several processes that do so at once, one does the work and the others wait.
 
     Checking the headers of all images takes minutes for millions of them. It is done once and remembered in the cache
-    with the table of regions, for as long as metadata, names and sizes of the images stay as they are.
+    with the table of regions, for as long as metadata and images stay as they are.
 
     Raises:
         ValueError: The data set cannot be used. The message names the source, or record and field, and the remedy.
@@ -65,13 +66,8 @@ def load_regions(settings: DataSettings) -> RegionData:
     source, lost = _open(settings, cache_dir)
     key = digest(TABLE_VERSION, source.fingerprint, settings.patch_size, settings.skip_bad_records)
     folder = cache_dir / "regions" / key
-    with only_one_process(folder):
-        if not folder.exists():
-            with replacing(folder) as work:
-                work.mkdir()
-                bad = source.build_table(settings.skip_bad_records, work)
-                (work / _BAD).write_text(json.dumps([asdict(record) for record in bad]), encoding="utf-8")
-        table_path = _table_for(folder, source.table_size, settings.context_size)
+    _once(folder, lambda work: _build(source, settings.skip_bad_records, work))
+    table_path = _table_for(folder, source.table_size, settings.context_size)
     bad = [*lost, *(BadRecord(**record) for record in json.loads((folder / _BAD).read_text(encoding="utf-8")))]
     splits_, class_bad = Selection(settings, source).make_splits(table_path)
     dropped = (*bad, *class_bad)
@@ -104,12 +100,27 @@ def _open(settings: DataSettings, cache_dir: Path) -> tuple[Source, list[BadReco
         return SpiderFolder(spider_folder, name, settings, cache_dir), bad
     if (folder / "metadata.json").exists():
         raise ValueError(f"{folder} has metadata.json but no folder images/ beside it.")
-    if locating.holds_whole_regions(folder):
+    if holds_whole_regions(folder):
         return WholeRegionFolder(folder, name, settings, cache_dir), []
     raise ValueError(
         f"{folder} holds no data set: expected metadata.json and images/, or tar parts (NAME.tar.*), or a data set "
-        "saved by `datasets`, parquet files, or images in one folder per class."
+        "saved by `datasets`, Parquet files, images in one folder per class, or a CSV file of paths and labels."
     )
+
+
+def _once(path: Path, make: Callable[[Path], object]) -> None:
+    """Have a file or a folder of the cache made, whole, by the first process that needs it."""
+    if not path.exists():  # else nothing is written, and no lock is needed
+        with only_one_process(path):
+            if not path.exists():
+                with replacing(path) as unfinished:
+                    make(unfinished)
+
+
+def _build(source: Source, skip: bool, work: Path) -> None:
+    work.mkdir()
+    bad = source.build_table(skip, work)
+    (work / _BAD).write_text(json.dumps([asdict(record) for record in bad]), encoding="utf-8")
 
 
 def _table_for(folder: Path, table_size: int, context_size: int) -> Path:
@@ -117,10 +128,12 @@ def _table_for(folder: Path, table_size: int, context_size: int) -> Path:
     if table_size == context_size:
         return folder / TABLE_NAME
     path = folder / f"regions-{context_size}.arrow"
-    if not path.exists():
-        with replacing(path) as unfinished:
-            batches = _central_batches(map_table(folder / TABLE_NAME), table_size, context_size)
-            write_table(unfinished, table_schema(context_size), batches)
+
+    def write(unfinished: Path) -> None:
+        batches = _central_batches(map_table(folder / TABLE_NAME), table_size, context_size)
+        write_table(unfinished, table_schema(context_size), batches)
+
+    _once(path, write)
     return path
 
 
@@ -141,7 +154,6 @@ def _list_dropped(dropped: tuple[BadRecord, ...], folder: Path, settings: DataSe
         return None
     listed = [asdict(record) for record in dropped]
     path = folder / f"dropped-{digest(listed)[:8]}.json"
-    with only_one_process(folder), replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _once(path, text_writer(json.dumps(listed, indent=1, ensure_ascii=False) + "\n"))
     logger.warning("%d bad records were left out, they are listed in %s.", len(dropped), path)
     return path

@@ -1,9 +1,6 @@
 """What `--dataset` may name: a folder of any supported kind, or a repository on the Hub."""
 
-import os
 from pathlib import Path
-
-from PIL import Image
 
 from ..hub import download
 
@@ -43,11 +40,3 @@ def find_spider_folder(folder: Path) -> Path | None:
     if (root / "images").resolve() != root / "images":
         raise ValueError(f"{found[0] / 'images'} is a symbolic link that leaves the data set's folder.")
     return found[0]
-
-
-def holds_whole_regions(folder: Path) -> bool:
-    """Whether a folder holds a saved data set, parquet files or images."""
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return True
-    endings = (".parquet", *Image.registered_extensions())
-    return any(name.lower().endswith(endings) for _, _, names in os.walk(folder) for name in names)

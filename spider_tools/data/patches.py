@@ -82,12 +82,16 @@ class RegionPatches(PatchSource):
         image_column: Its name.
         context_size: Patches along one side of a region; what a larger image has around them is cropped.
         patch_size: Side of a patch in px.
+        folder: What paths of images are relative to.
     """
 
     _KEPT = 4  # decoded regions, of 4 MB each
 
-    def __init__(self, splits: dict[str, Any], image_column: str, context_size: int, patch_size: int) -> None:
+    def __init__(
+        self, splits: dict[str, Any], image_column: str, context_size: int, patch_size: int, folder: Path
+    ) -> None:
         self.patch_size = patch_size
+        self._folder = folder
         self._splits = splits
         self._column = image_column
         self._context_size = context_size
@@ -113,7 +117,7 @@ class RegionPatches(PatchSource):
             self._decoded.move_to_end((split, row))
             return self._decoded[split, row]
         side = self._context_size * self.patch_size
-        with open_encoded(self._splits[split][row][self._column]) as image:
+        with open_encoded(beside(self._folder, self._splits[split][row][self._column])) as image:
             problem = region_problem(image, side)
             if problem:
                 raise ValueError(problem)
@@ -126,9 +130,26 @@ class RegionPatches(PatchSource):
         return region
 
 
+def beside(folder: Path, encoded: Any) -> Any:
+    """An image as `datasets.Image(decode=False)` gives it, its path made that of a file below a folder."""
+    if encoded is None or encoded["bytes"] is not None or not encoded["path"]:
+        return encoded
+    return {**encoded, "path": os.fspath(folder / encoded["path"])}
+
+
+def path_problem(folder: Path, encoded: Any) -> str | None:
+    """Why the path that a table names for an image cannot be taken; None if it can."""
+    if encoded is None or encoded["bytes"] is not None or not encoded["path"]:
+        return None
+    path = Path(encoded["path"])
+    if ".." in path.parts or (path.is_absolute() and not path.is_relative_to(folder.absolute())):
+        return f"the path {encoded['path']!r} may leave the data set's folder, expected one relative to it."
+    return None
+
+
 def open_encoded(encoded: Any) -> Image.Image:
     """Open an image as `datasets.Image(decode=False)` gives it: `{"bytes", "path"}`."""
-    if encoded is None:
+    if encoded is None or (encoded["bytes"] is None and not encoded["path"]):
         raise ValueError("expected an image, got null.")
     file: Path | BinaryIO
     if encoded["bytes"] is not None:

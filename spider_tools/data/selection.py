@@ -48,7 +48,7 @@ class Selection:
         present = {name for name in new_names if name is not None}
         given = self._settings.class_names
         if given is None:
-            return sorted(present)
+            return _in_order(present)
         if not present <= set(given):
             raise ValueError(
                 f"The classes of {self._source.name} and of the model differ. Only the data have "
@@ -111,6 +111,12 @@ class Selection:
         rows["validation"], rows["train"] = train[chosen], train[~chosen]
         if not chosen.any():
             logger.warning("There is no validation split: every slide of train is the only one of some class.")
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """Alphabetical; whole numbers by their value, so that class "10" does not come before class "2"."""
+    numbers = all(name.removeprefix("-").isdecimal() for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
 
 
 def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

@@ -4,12 +4,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from . import whole_regions
-from .caches import digest, file_digest, listing_digest, only_one_process
+from .caches import digest, file_digest, only_one_process
+from .columns import Columns
+from .contents import content_digest
+from .opening import open_dataset
 from .patches import FolderPatches, PatchSource
 from .settings import METADATA_SIZE, DataSettings
 from .spider_layout import build_table, place_of
 from .tables import BadRecord
+from .whole_regions import WholeRegions
 
 TABLE_VERSION = 1  # of the tables in the cache
 
@@ -44,7 +47,8 @@ class SpiderFolder:
 
     def __init__(self, folder: Path, name: str, settings: DataSettings, cache_dir: Path) -> None:
         self.name = name
-        self.fingerprint = digest(file_digest(folder / "metadata.json"), listing_digest(folder / "images"))
+        images = content_digest(folder / "images", cache_dir)
+        self.fingerprint = digest(file_digest(folder / "metadata.json"), images)
         self._folder, self._patch_size = folder, settings.patch_size
         self._memory = cache_dir / "headers" / f"{digest(TABLE_VERSION, self.fingerprint, settings.patch_size)}.json"
 
@@ -63,16 +67,17 @@ class SpiderFolder:
 
 
 class WholeRegionFolder:
-    """A folder that `datasets` opens, with one image per region."""
+    """A folder that holds one image per region; see `opening`."""
 
     def __init__(self, folder: Path, name: str, settings: DataSettings, cache_dir: Path) -> None:
-        columns = whole_regions.Columns(settings.image_column, settings.label_column, settings.slide_column)
+        columns = Columns(settings.image_column, settings.label_column, settings.slide_column)
         size = (settings.context_size, settings.patch_size)
         self.name = name
         self.table_size = settings.context_size
-        # Names of patches mean other pixels with another grid, and files may change in place without a new size.
-        self.fingerprint = digest(listing_digest(folder, with_times=True), asdict(columns), size)
-        self._regions = whole_regions.WholeRegions(whole_regions.open_dataset(folder, cache_dir), columns, *size)
+        content = content_digest(folder, cache_dir)
+        # Names of patches mean other pixels with another grid.
+        self.fingerprint = digest(content, asdict(columns), size)
+        self._regions = WholeRegions(open_dataset(folder, columns, content, cache_dir), columns, size, folder)
 
     def build_table(self, skip: bool, work: Path) -> list[BadRecord]:
         """See `Source`."""

@@ -18,14 +18,16 @@ from typing import IO, Any
 
 from tqdm.auto import tqdm
 
-from ..files import replacing
+from ..files import write_text
 from .caches import digest, only_one_process
+from .other_archives import refuse_compressed_tars, refuse_containers
 from .tables import BadRecord, refuse
 
 logger = logging.getLogger(__name__)
 
 _PART = re.compile(r"(?P<archive>.+\.tar(?:\.gz|\.bz2|\.xz)?)\.(?:part[-_.]?)?(?P<number>[0-9a-z]+)")
 _COMPRESSIONS = {"gz", "bz2", "xz"}
+_WHOLE = (".tar", ".tgz", ".tbz2", ".tbz", ".txz")
 _NO_PARTS = {"md5", "sha1", "sha256", "sha512", "json", "txt"}  # what else lies beside archives under their names
 _ALPHABETS = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "0123456789abcdef")
 _COMPLETE = ".complete.json"  # written last, lists what was left out
@@ -38,18 +40,20 @@ def find_archives(folder: Path) -> dict[str, list[Path]]:
     """The archives of a folder, each with its parts in order.
 
     Args:
-        folder: Looked through without its sub-folders, for `NAME.tar.*`, `NAME.tar` and `NAME.tgz`.
+        folder: Looked through without its sub-folders, for `NAME.tar.*`, `NAME.tar`, `NAME.tgz`; not hidden ones.
 
     Returns:
         Archive name -> parts, in order of the names; empty if there is none.
 
     Raises:
-        ValueError: A part is missing.
+        ValueError: A part is missing, or an archive is of a kind that cannot be read.
     """
     archives: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.iterdir()):
+    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    refuse_compressed_tars(folder, [path.name for path in visible])
+    for path in visible:
         match = _PART.fullmatch(path.name)
-        if path.suffix in (".tar", ".tgz"):
+        if path.suffix in _WHOLE:
             archives[path.name] = {"": path}
         elif match and match["number"] not in _NO_PARTS:
             archives.setdefault(match["archive"], {})[match["number"]] = path
@@ -60,6 +64,7 @@ def find_archives(folder: Path) -> dict[str, list[Path]]:
             archives.update({path.name: {"": path} for path in parts.values()})
     for name, parts in archives.items():
         _refuse_gaps(name, parts)
+    refuse_containers(folder, visible, tars=bool(archives))
     # `split` lengthens its suffixes when they run out, so that shorter ones come first.
     return {
         name: [parts[number] for number in sorted(parts, key=lambda n: (len(n), n))] for name, parts in archives.items()
@@ -124,19 +129,23 @@ def unpack(archives: dict[str, list[Path]], cache_dir: Path, name: str, skip: bo
     key = digest([[os.path.realpath(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts])
     target = cache_dir / "unpacked" / f"{name}-{key[:16]}"
     complete = target / _COMPLETE
-    with only_one_process(target):
-        if not complete.exists():
-            target.mkdir(parents=True, exist_ok=True)
-            logger.info("unpacking %d parts into %s", len(parts), target)
-            bad: list[BadRecord] = []
-            for archive, group in archives.items():
-                _Unpacking(archive, target, skip, bad).run(group)
-            with replacing(complete) as unfinished:
-                unfinished.write_text(json.dumps([vars(record) for record in bad]), encoding="utf-8")
+    if not complete.exists():
+        with only_one_process(target):
+            if not complete.exists():
+                _unpack_all(archives, target, skip)
     bad = [BadRecord(**record) for record in json.loads(complete.read_text(encoding="utf-8"))]
     if not skip:
         refuse(bad)
     return target, bad
+
+
+def _unpack_all(archives: dict[str, list[Path]], target: Path, skip: bool) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    logger.info("unpacking %d parts into %s", sum(map(len, archives.values())), target)
+    bad: list[BadRecord] = []
+    for archive, group in archives.items():
+        _Unpacking(archive, target, skip, bad).run(group)
+    write_text(target / _COMPLETE, json.dumps([vars(record) for record in bad]))
 
 
 class _Unpacking:

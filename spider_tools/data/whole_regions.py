@@ -1,9 +1,8 @@
-"""Data sets of whole regions, of the `datasets` library or an image folder, as rows of virtual patches."""
+"""Data sets of whole regions as rows of virtual patches: which column is what, and which rows are bad."""
 
 import functools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +11,14 @@ import pyarrow as pa
 
 from ..images import DECODING_ERRORS
 from .caches import map_ranges
-from .patches import RegionPatches, open_encoded, region_problem
-from .tables import SPLITS, TABLE_NAME, BadRecord, refuse, table_schema, write_table
+from .columns import Columns, image_column, is_whole_number, label_column, slide_column
+from .patches import RegionPatches, beside, open_encoded, path_problem, region_problem
+from .tables import TABLE_NAME, BadRecord, refuse, table_schema, write_table
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 4000  # rows per batch of the table
 _UNKNOWN_CLASS = -1  # how `datasets` marks a ClassLabel without a label
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns to read; None to find them by their types.
-
-    Attributes:
-        image: A column of images.
-        label: A column of class labels or strings.
-        slide: A column that says which slide a region is from.
-    """
-
-    image: str | None = None
-    label: str | None = None
-    slide: str | None = None
-
-
-def open_dataset(folder: Path, cache_dir: Path) -> dict[str, Any]:
-    """Open a saved data set, or a folder of parquet files or images that `load_dataset` understands.
-
-    Returns:
-        Split name -> data set; one that has no splits is all `"train"`.
-
-    Raises:
-        ValueError: The folder is none of these, or a split is unknown.
-    """
-    try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            opened = datasets.load_from_disk(str(folder))
-        else:
-            opened = datasets.load_dataset(str(folder), cache_dir=str(cache_dir / "datasets"))
-    except (datasets.exceptions.DatasetsError, FileNotFoundError) as error:
-        raise ValueError(f"{folder} cannot be opened as a data set of regions: {error}") from error
-    splits = {str(name): split for name, split in opened.items()} if isinstance(opened, dict) else {"train": opened}
-    unknown = sorted(set(splits) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"{folder} has the splits {unknown}, expected some of {', '.join(SPLITS)}.")
-    return splits
 
 
 class WholeRegions:
@@ -65,33 +27,43 @@ class WholeRegions:
     Args:
         splits: Of `open_dataset`.
         columns: Which columns to read.
-        context_size: Patches along one side of a region.
-        patch_size: Side of a patch in px.
+        size: Patches along one side of a region, and side of a patch in px.
+        folder: What paths of images are relative to.
 
     Raises:
         ValueError: A column is missing or has another type than needed.
     """
 
-    def __init__(self, splits: dict[str, Any], columns: Columns, context_size: int, patch_size: int) -> None:
+    def __init__(self, splits: dict[str, Any], columns: Columns, size: tuple[int, int], folder: Path) -> None:
         features = next(iter(splits.values())).features
-        self._image = _find_column("image", columns.image, features, _is_image)
-        self._label = _find_column("label", columns.label, features, _is_label)
-        self._slide = columns.slide or ("slide_id" if "slide_id" in features else None)
+        self._slide = slide_column(features, columns.slide)
+        self._image = image_column(features, columns.image)
+        self._label = label_column(features, columns.label, (self._image, self._slide))
         if self._slide is None:
             logger.warning(
                 "The data set has no slide column: each region counts as its own slide, and neighbouring regions of "
                 "one slide may leak from train into validation. Name the column with --slide_column."
             )
-        elif self._slide not in features:
-            raise ValueError(f"There is no slide column {self._slide!r}, the columns are {list(features)}.")
+        self._paths_are_named = not isinstance(features[self._image], datasets.Image)
         self._splits = {
             name: split.cast_column(self._image, datasets.Image(decode=False)) for name, split in splits.items()
         }
-        self._context_size, self._patch_size = context_size, patch_size
+        self._context_size, self._patch_size = size
+        self._folder = folder
+        if is_whole_number(features[self._label]):
+            self._warn_of_numbers()
+
+    def _warn_of_numbers(self) -> None:
+        found = {value for split in self._splits.values() for value in _values(split, self._label)} - {None}
+        logger.warning(
+            "The labels in the column %r are numbers without names: %s. They are taken as the names of the classes; "
+            "--class_mapping gives them others.",
+            *(self._label, ", ".join(map(str, sorted(found)[:20])) + (", ..." if len(found) > 20 else "")),
+        )
 
     def patches(self) -> RegionPatches:
         """Opens the patches that the table names."""
-        return RegionPatches(self._splits, self._image, self._context_size, self._patch_size)
+        return RegionPatches(self._splits, self._image, self._context_size, self._patch_size, self._folder)
 
     def build_table(self, skip: bool, work: Path) -> list[BadRecord]:
         """Check every row and write `work / TABLE_NAME`.
@@ -131,7 +103,7 @@ class WholeRegions:
     def _problems(self, name: str, split: Any) -> dict[int, BadRecord]:
         side = self._context_size * self._patch_size
         place = f"row {{}} of split {name!r}"
-        check = functools.partial(_check_rows, split, self._image, side)
+        check = functools.partial(_check_rows, split, self._image, self._folder, self._paths_are_named, side)
         problems = {
             row: BadRecord(place.format(row), self._image, problem)
             for row, problem in map_ranges(check, len(split), f"checking regions of {name}")
@@ -153,48 +125,29 @@ class WholeRegions:
         else:
             slides = _values(split, self._slide)
         for row, (label, slide) in enumerate(zip(labels, slides)):
-            good = names is None or (label is not None and label != _UNKNOWN_CLASS)
-            yield row, str(slide), (names[label] if names and good else label if good else None)
+            good = label is not None and label != _UNKNOWN_CLASS
+            yield row, str(slide), (names[label] if names else str(label)) if good else None
 
 
 def _values(split: Any, column: str) -> list:
     return split.select_columns([column]).with_format("arrow")[:][column].to_pylist()
 
 
-def _check_rows(split: Any, column: str, side: int, start: int, stop: int) -> list[tuple[int, str]]:
+def _check_rows(
+    split: Any, column: str, folder: Path, named: bool, side: int, start: int, stop: int
+) -> list[tuple[int, str]]:
     found = []
     for row in range(start, stop):
+        encoded = split[row][column]
         try:
-            with open_encoded(split[row][column]) as image:
-                problem = region_problem(image, side)
+            problem = path_problem(folder, encoded) if named else None
+            if problem is None:
+                with open_encoded(beside(folder, encoded)) as image:
+                    problem = region_problem(image, side)
+        except FileNotFoundError:
+            problem = f"there is no file {encoded['path']!r} in {folder}."
         except DECODING_ERRORS as error:
             problem = f"the image cannot be read: {error}"
         if problem:
             found.append((row, problem))
     return found
-
-
-def _is_image(feature: Any) -> bool:
-    return isinstance(feature, datasets.Image)
-
-
-def _is_label(feature: Any) -> bool:
-    return isinstance(feature, datasets.ClassLabel) or (
-        isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    )
-
-
-def _find_column(kind: str, name: str | None, features: Any, fits: Any) -> str:
-    """The named column, else the one called like its kind, else the only one that fits."""
-    if name is not None:
-        if name not in features or not fits(features[name]):
-            raise ValueError(f"Expected a column {name!r} of {kind}s (--{kind}_column), the columns are {features}.")
-        return name
-    fitting = [column for column, feature in features.items() if fits(feature)]
-    if kind in fitting:
-        return kind
-    labels = [column for column in fitting if isinstance(features[column], datasets.ClassLabel)]
-    fitting = labels if len(labels) == 1 else fitting
-    if len(fitting) != 1:
-        raise ValueError(f"Name the column of {kind}s with --{kind}_column: {fitting} of {features} could be it.")
-    return fitting[0]

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoProcessor
 from ..data.loading import load_regions
 from ..data.patches import PatchSource
 from ..data.settings import DataSettings
+from ..files import require_writable
 from ..images import DECODING_ERRORS
 from ..remote_code import REPOSITORY_ROOT
 from ..weights.loading import load_config
@@ -37,6 +38,7 @@ def run_demo(folder: Path, settings: SyntheticSettings) -> None:
         folder: Gets `dataset/`, `model/`, `report/` and `prediction.png`.
         settings: Size of the data set; one that is there already is taken as it is.
     """
+    require_writable(folder, "the demo's folder")
     dataset, model_folder, report = folder / "dataset", folder / "model", folder / "report"
     if not (dataset / "metadata.json").is_file():
         print(f"Drawing {settings.train_slides + settings.test_slides} synthetic slides ...", flush=True)

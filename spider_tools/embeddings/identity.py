@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from torch import nn
 
 from ..data.patches import PatchSource
 from ..weights.dinov2_names import in_pieces
+from .shards import content_key
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
@@ -29,7 +30,10 @@ _PREPROCESSING_FIELDS = ("patch_size", "do_normalize", "image_mean", "image_std"
 
 
 def store_content(
-    source: PatchSource, model: "SpiderForImageClassification", image_processor: "SpiderImageProcessor", dtype: str
+    source: Optional[PatchSource],
+    model: "SpiderForImageClassification",
+    image_processor: "SpiderImageProcessor",
+    dtype: str,
 ) -> dict[str, Any]:
     """What decides the embeddings of a store, in the form of JSON.
 
@@ -54,7 +58,7 @@ def store_content(
 
 def store_key(content: dict[str, Any]) -> str:
     """Name of the folder for a store of this content: 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return content_key(content)
 
 
 def backbone_fingerprint(backbone: nn.Module) -> str:

@@ -7,6 +7,7 @@ All processes of a run, and one run after the other, share a store. Its folder i
 import itertools
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.patches import PatchSource
+from ..sharing import refusal_in_words
+from ..workers import WatchedLoader, usable_workers, worker_failures_in_words
 from .embedder import PatchEmbedder
 from .identity import store_content, store_key
 from .settings import EmbeddingSettings
-from .shared_work import POLL_SECONDS, SharedWork, only_run
+from .shared_work import CHOOSE_ANOTHER, POLL_SECONDS, SharedWork, only_run
 from .store import EmbeddingStore, Names, as_names
-from .store_index import prepare_store
+from .store_index import StoreIndex, prepare_store
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
@@ -44,7 +47,8 @@ def embed_patches_once(
     """Embed the patches that the store of this backbone lacks; all processes of the accelerator share the work.
 
     Every shard that is there is compared with its checksum first, and the patches of damaged ones are embedded again.
-    A run that finds another one writing the same store waits for it. Random number generators are left as they are.
+    A store that has all patches is read without a lock: it may be read-only, or another user's. A run that finds
+    another one writing the same store waits for it. Random number generators are left as they are.
 
     Args:
         names: Of patches; repeated ones are embedded once.
@@ -61,6 +65,8 @@ def embed_patches_once(
         ValueError: There are no names, a patch cannot be read, or the processes hold different backbones.
         FloatingPointError: An embedding is NaN or too large for float16.
         OSError: A shard cannot be written, as on a full disk. Shards that were finished stay usable.
+        PermissionError: Patches are missing, and the store may not be written.
+        WorkerError: A process that reads patches died.
     """
     wanted = _unique(names)
     model = accelerator.unwrap_model(model)
@@ -71,10 +77,14 @@ def embed_patches_once(
             "The processes hold different backbones, preprocessing or sources. Load the same checkpoint in all of "
             "them, or set the same seed before making a random backbone."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    hidden_size = model.config.backbone_config.hidden_size
+    if _holds_all(folder, StoreIndex(content, hidden_size), wanted, accelerator):
+        return EmbeddingStore.open(folder)
+    with refusal_in_words(folder, CHOOSE_ANOTHER):
+        folder.mkdir(parents=True, exist_ok=True)
     with only_run(folder, accelerator):
         if accelerator.is_main_process:
-            prepare_store(folder, content, model.config.backbone_config.hidden_size)
+            prepare_store(folder, content, hidden_size)
         accelerator.wait_for_everyone()
         missing = EmbeddingStore.open(folder).missing(wanted)
         accelerator.wait_for_everyone()  # nobody adds a shard before everybody knows what is missing
@@ -87,6 +97,19 @@ def embed_patches_once(
     return EmbeddingStore.open(folder)
 
 
+def _holds_all(folder: Path, expected: StoreIndex, wanted: pa.Array, accelerator: Accelerator) -> bool:
+    """Whether a store is whole and has all patches; the main process looks, and all learn what it saw."""
+    holds = False
+    if accelerator.is_main_process:
+        try:
+            store = EmbeddingStore.open(folder)
+            same = replace(store.index, shards=()) == expected
+            holds = same and not len(store.missing(wanted)) and not store.index.damaged(folder)
+        except (FileNotFoundError, ValueError):
+            pass  # there is none, or it is told when it is prepared for writing
+    return broadcast_object_list([holds])[0]
+
+
 def _embed_missing(
     folder: Path,
     missing: pa.Array,
@@ -96,9 +119,10 @@ def _embed_missing(
     settings: EmbeddingSettings,
 ) -> None:
     work = SharedWork(folder, missing, settings.batch_size, settings.shard_size, accelerator.num_processes)
+    batch = min(settings.batch_size, settings.shard_size, len(missing))
     loading = {
         "dataset": reader,
-        "num_workers": settings.num_workers,
+        "num_workers": usable_workers(settings.num_workers, batch * reader.bytes_per_patch, "patches"),
         "pin_memory": accelerator.device.type == "cuda",
     }
     with tqdm(total=len(missing), unit="patch", disable=not accelerator.is_main_process) as bar:
@@ -111,6 +135,7 @@ class _BatchReader(Dataset):
     def __init__(self, source: PatchSource, patch_size: int) -> None:
         self._source = source
         self._shape = (patch_size, patch_size, 3)
+        self.bytes_per_patch = patch_size**2 * 3
 
     def __getitem__(self, names: list[str]) -> torch.Tensor:
         """The patches with these names, uint8 `(len(names), P, P, 3)`."""
@@ -135,13 +160,14 @@ def _embed_shards(work: SharedWork, loader_settings: dict[str, Any], embed: Patc
                 continue
             # A generator of its own: the loader must not draw from the global one, or training after embedding would
             # differ from training with embeddings that were there.
-            loader = DataLoader(
+            loader = WatchedLoader(
                 sampler=itertools.chain([first], batches),
                 batch_size=None,
                 generator=torch.Generator(),
                 **loader_settings,
             )
-            _embed_claimed(work, loader, embed, bar)
+            with worker_failures_in_words():
+                _embed_claimed(work, loader, embed, bar)
         _show(bar, bar.total)
     finally:
         work.release()

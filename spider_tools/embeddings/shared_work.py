@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 CLAIMS_FOLDER = "claims"
+CHOOSE_ANOTHER = "Choose a store of your own with --embedding_store."
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,11 @@ def only_run(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     """Wait until no other run writes the store, then keep others out; the main process holds the lock.
 
     Leave it when no process of the run embeds any more.
+
+    Raises:
+        PermissionError: The store may not be written.
     """
-    claims = Claims(folder)
+    claims = Claims(folder, CHOOSE_ANOTHER)
     waited = False
     while not _claim_run(claims, accelerator):
         if not waited:

@@ -3,7 +3,8 @@
 A store is a folder that only grows:
 
 - `index.json` says what the rows are (`content`) and lists the shards with their size and sha256;
-- `shard-*.safetensors` hold `embeddings`, float16 `(rows, hidden)`, beside the names of the patches of these rows.
+- `shard-*.safetensors` hold `embeddings`, float16 `(rows, hidden)`, beside the names of the patches of these rows, and
+  say in their metadata what they were made from, so that a damaged index can be made again.
 
 A shard counts from the moment the index lists it. Both are written beside their place and moved there, so that a run
 that is killed, or a full disk, leaves what was finished as it was.
@@ -17,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from safetensors import SafetensorError, safe_open
 
-from .store_index import Shard, StoreIndex
+from .shards import read_names, read_tensors
+from .store_index import StoreIndex
 
 Names = Union[Sequence[Union[str, None]], np.ndarray, pa.Array, pa.ChunkedArray]
 
@@ -140,7 +141,7 @@ class EmbeddingStore:
         """The mapped rows of a shard, float16 `(rows, hidden_size)`."""
         if number not in self._mapped:
             shard = self.index.shards[number]
-            tensor = _read_tensors(self.folder / shard.file, "embeddings")[0]
+            tensor = read_tensors(self.folder / shard.file, "embeddings")[0]
             if tensor.dtype != torch.float16 or tuple(tensor.shape) != (shard.rows, self.hidden_size):
                 raise ValueError(
                     f"{self.folder / shard.file} holds {tensor.dtype} {tuple(tensor.shape)}, expected float16 "
@@ -154,7 +155,7 @@ class EmbeddingStore:
         """Names of all rows, in their order."""
         if self._names is None:
             empty = pa.array([], type=pa.large_string())
-            self._names = pa.concat_arrays([empty, *(_read_names(self.folder, s) for s in self.index.shards)])
+            self._names = pa.concat_arrays([empty, *(read_names(self.folder, s) for s in self.index.shards)])
         return self._names
 
 
@@ -174,22 +175,3 @@ def as_names(names: Names) -> pa.Array:
         return pa.array(names, type=pa.large_string())
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"Expected the names of patches, one dimension of strings: {error}.") from error
-
-
-def _read_tensors(path: Path, *keys: str) -> list[torch.Tensor]:
-    """Tensors that are mapped, not read; they stay mapped after the file is closed."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return [file.get_tensor(key) for key in keys]
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}. embed_patches_once rebuilds it.") from error
-
-
-def _read_names(folder: Path, shard: Shard) -> pa.Array:
-    offsets, text = _read_tensors(folder / shard.file, "name_offsets", "name_bytes")
-    names = pa.LargeStringArray.from_buffers(shard.rows, pa.py_buffer(offsets.numpy()), pa.py_buffer(text.numpy()))
-    try:
-        names.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{folder / shard.file} is damaged: {error}. embed_patches_once rebuilds it.") from error
-    return names

@@ -8,36 +8,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from filelock import FileLock
-from safetensors.torch import save
 
 from ..files import replacing
+from .shards import Shard, encode_shard, file_sha256, recover_shard, rows_of
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "index.json"
+_ANEW = "Delete the folder to embed its patches anew."
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One shard as the index lists it.
-
-    Attributes:
-        file: Name of the file, in the store's folder.
-        rows: Number of patches.
-        size: Bytes of the file.
-        sha256: Of the file, in hexadecimal digits.
-    """
-
-    file: str
-    rows: int
-    size: int
-    sha256: str
+class OtherVersionError(ValueError):
+    """An index was written by another version of this package, so it is not damaged."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +46,25 @@ class StoreIndex:
 
         Raises:
             FileNotFoundError: The folder holds no index.
-            ValueError: The index is damaged, or has another schema version.
+            ValueError: The index is damaged.
+            OtherVersionError: It has another schema version.
         """
         path = folder / INDEX_NAME
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             version = fields.pop("schema_version")
             if version != SCHEMA_VERSION:
-                raise ValueError(f"it has schema version {version}, expected {SCHEMA_VERSION}")
+                raise OtherVersionError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}. {_ANEW}")
             index = cls(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})
             for shard in index.shards:
                 if Path(shard.file).name != shard.file:
                     raise ValueError(f"the shard {shard.file!r} lies outside of the folder")
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{folder} is not an embedding store: it has no {INDEX_NAME}.") from error
+            raise FileNotFoundError(f"{folder} is not an embedding store: it has no {INDEX_NAME}. {_ANEW}") from error
+        except OtherVersionError:
+            raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} cannot be used: {error!r}. Delete the folder to embed its patches anew."
-            ) from error
+            raise ValueError(f"{path} cannot be used: {error!r}. {_ANEW}") from error
         return index
 
     def write(self, folder: Path) -> None:
@@ -91,15 +78,20 @@ class StoreIndex:
 
     def damaged(self, folder: Path) -> list[Shard]:
         """The shards whose file is missing or has other bytes than when it was written; reads all of them."""
+
+        def is_whole(shard: Shard) -> bool:
+            path = folder / shard.file
+            return file_sha256(path) == shard.sha256 and rows_of(path) == shard.rows
+
         with ThreadPoolExecutor(max_workers=4) as pool:
-            intact = pool.map(lambda shard: _sha256(folder / shard.file) == shard.sha256, self.shards)
-            return [shard for shard, good in zip(self.shards, intact) if not good]
+            return [shard for shard, whole in zip(self.shards, pool.map(is_whole, self.shards)) if not whole]
 
 
 def prepare_store(folder: Path, content: dict[str, Any], hidden_size: int) -> None:
     """Make a folder ready for writing: start its index, or drop damaged shards and what killed runs left behind.
 
-    Every shard is compared with its checksum. Only one run may do this at a time, before any process adds shards.
+    Every shard is compared with its checksum. Only one run may do this at a time, before any process adds shards. An
+    index that is missing or damaged is made again from the shards, which say what they hold.
 
     Args:
         folder: Of the store; it exists.
@@ -107,13 +99,9 @@ def prepare_store(folder: Path, content: dict[str, Any], hidden_size: int) -> No
         hidden_size: Values of one embedding.
 
     Raises:
-        ValueError: The store holds something else, or its index is damaged.
+        ValueError: The store holds something else, or its index is damaged and the shards cannot tell what they hold.
     """
-    index = StoreIndex(content, hidden_size)
-    if (folder / INDEX_NAME).exists():
-        index = StoreIndex.read(folder)
-        if (index.content, index.hidden_size) != (content, hidden_size):
-            raise ValueError(f"{folder} holds embeddings of {index.content}, expected {content}.")
+    index = _index_of(folder, content, hidden_size)
     damaged = index.damaged(folder)
     for shard in damaged:
         logger.warning("%s is damaged or missing; its %d patches are embedded again", folder / shard.file, shard.rows)
@@ -123,6 +111,43 @@ def prepare_store(folder: Path, content: dict[str, Any], hidden_size: int) -> No
     for path in {*folder.glob("shard-*"), *folder.glob(".*.unfinished")}:
         if path.name not in kept:
             path.unlink()
+
+
+def _index_of(folder: Path, content: dict[str, Any], hidden_size: int) -> StoreIndex:
+    """What the folder's index says if it is of this content, else what its shards say."""
+    files = sorted(folder.glob("shard-*.safetensors"))
+    if not files and not (folder / INDEX_NAME).exists():
+        return StoreIndex(content, hidden_size)
+    try:
+        index = StoreIndex.read(folder)
+        if (index.content, index.hidden_size) == (content, hidden_size):
+            return index
+        problem: Exception = ValueError(f"{folder} holds embeddings of {index.content}, expected {content}.")
+    except OtherVersionError:
+        raise
+    except (FileNotFoundError, ValueError) as error:
+        problem = error
+    if not files:
+        raise problem
+    return _recovered(folder, files, StoreIndex(content, hidden_size), problem)
+
+
+def _recovered(folder: Path, files: list[Path], empty: StoreIndex, problem: Exception) -> StoreIndex:
+    """An index of the shards that are whole.
+
+    Raises:
+        ValueError: One of them is of something else, or does not say of what it is.
+    """
+    try:
+        found = [recover_shard(path, empty.content, empty.hidden_size) for path in files]
+    except ValueError as error:
+        raise ValueError(f"{problem} Its shards do not help: {error}.") from error
+    whole = tuple(shard for shard in found if shard is not None)
+    logger.warning(
+        "The index of %s could not be used and was made again from %d whole shards of %d.",
+        *(folder, len(whole), len(files)),
+    )
+    return replace(empty, shards=whole)
 
 
 def shard_file(names: pa.Array) -> str:
@@ -145,15 +170,7 @@ def add_shard(folder: Path, names: pa.Array, embeddings: torch.Tensor) -> StoreI
     Raises:
         OSError: It cannot be written; the store stays as it was.
     """
-    text = "".join(names.to_pylist()).encode()
-    lengths = [0, *pc.binary_length(names).to_pylist()]
-    tensors = {
-        "embeddings": embeddings.contiguous(),
-        "name_offsets": torch.from_numpy(np.cumsum(lengths, dtype=np.int64)),
-        "name_bytes": torch.from_numpy(np.frombuffer(text, dtype=np.uint8).copy()),
-    }
-    payload = save(tensors)
-    shard = Shard(shard_file(names), len(names), len(payload), hashlib.sha256(payload).hexdigest())
+    shard, payload = encode_shard(shard_file(names), names, embeddings, StoreIndex.read(folder).content)
     with FileLock(folder / "index.lock"):
         index = StoreIndex.read(folder)
         # Another run may have been as fast; the index must keep telling the truth about its file.
@@ -175,12 +192,3 @@ def _write_whole(path: Path, payload: bytes) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    if path.is_file():
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .metrics import (
     CALIBRATION_BINS,
     HEADLINE_FIGURES,
     calibration_gaps,
     check_comparable,
-    check_probabilities,
+    check_slides,
+    checked_regions,
     hits_among_top,
 )
 
@@ -63,6 +65,8 @@ def resampled_figures(
     """
     classes = probabilities.shape[1]
     num_slides = counts.shape[1]
+    # The numbers of cells below go beyond what small integers hold.
+    labels, slides = labels.astype(np.int64), slides.astype(np.int64)
 
     def sum_by_slide(column: np.ndarray, width: int, values: Optional[np.ndarray] = None) -> np.ndarray:
         return np.bincount(slides * width + column, values, num_slides * width).reshape(num_slides, width)
@@ -115,8 +119,8 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_by_slide(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
+    probabilities: ArrayLike,
+    labels: ArrayLike,
     slide_ids: Sequence[str],
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -127,7 +131,7 @@ def bootstrap_by_slide(
     resample is a little above that of the whole, so its interval lies a little high.
 
     Args:
-        probabilities: Float `(regions, classes)`; each row adds up to 1.
+        probabilities: Float `(regions, classes)`; see `checked_regions`.
         labels: Integer `(regions,)`.
         slide_ids: The slide of every region.
         resamples: Number of sets that are drawn.
@@ -139,10 +143,9 @@ def bootstrap_by_slide(
     Raises:
         ValueError: The arrays do not fit, there is no region, all are of one class, or `resamples` is below 1.
     """
-    check_probabilities(probabilities, labels)
+    probabilities, labels = checked_regions(probabilities, labels)
     check_comparable(labels)
-    if len(slide_ids) != len(labels):
-        raise ValueError(f"Expected one slide per region, got {len(slide_ids)} slides and {len(labels)} regions.")
+    check_slides(slide_ids, len(labels))
     if resamples < 1:
         raise ValueError(f"`resamples` must be at least 1, got {resamples}.")
     names, slides = np.unique(np.asarray(slide_ids, dtype=str), return_inverse=True)

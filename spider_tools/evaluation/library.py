@@ -9,7 +9,7 @@ from typing import Any, Optional
 import numpy as np
 from datasets import Features, List, Value
 
-from .metrics import check_probabilities, headline_figures
+from .metrics import checked_regions, headline_figures
 
 
 def evaluate_library() -> ModuleType:
@@ -80,21 +80,24 @@ class SpiderMetric(_Metric):
         """Add some regions.
 
         Args:
-            predictions: Probabilities, float `(B, classes)`: an array, or a tensor on any device.
+            predictions: Probabilities, float `(B, classes)`; see `checked_regions`.
             references: Labels, integer `(B,)`.
             kwargs: Nothing else is taken.
 
         Raises:
             ValueError: They do not fit each other or earlier batches, or are no probabilities.
         """
-        probabilities, labels = _to_numpy(predictions), _to_numpy(references)
-        check_probabilities(probabilities, labels)
+        probabilities, labels = checked_regions(predictions, references)
         classes = probabilities.shape[1]
         if len(self) and classes != self._num_classes:
             raise ValueError(f"Expected probabilities of {self._num_classes} classes as before, got {classes}.")
         self._num_classes = classes
         if len(labels):
             super().add_batch(predictions=probabilities.astype(np.float64), references=labels, **kwargs)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Add one region: its probabilities, float `(classes,)`, and its label; errors as in `add_batch`."""
+        self.add_batch(predictions=_alone(prediction), references=_alone(reference), **kwargs)
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> Optional[dict[str, float]]:
         """Compute the figures of all that was added, and forget it.
@@ -110,7 +113,7 @@ class SpiderMetric(_Metric):
         Raises:
             ValueError: Nothing was added, or regions of one class only.
         """
-        if predictions is None and len(self) == 0:
+        if predictions is None and references is None and len(self) == 0:
             raise ValueError("There is no region to evaluate: `add_batch` was not called, or only with empty batches.")
         return super().compute(predictions=predictions, references=references, **kwargs)
 
@@ -118,9 +121,6 @@ class SpiderMetric(_Metric):
         return headline_figures(np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.int64))
 
 
-def _to_numpy(values: Any) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        # numpy has no bfloat16.
-        values = (values.double() if values.is_floating_point() else values).numpy()
-    return np.asarray(values)
+def _alone(value: Any) -> Any:
+    """A batch of one."""
+    return value[None] if hasattr(value, "detach") else [value]

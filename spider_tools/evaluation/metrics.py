@@ -13,11 +13,13 @@ Conventions of every function here and in `bootstrap`, which gives their interva
   bins' absolute difference between accuracy and mean confidence.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
 HEADLINE_FIGURES = (
@@ -30,7 +32,7 @@ HEADLINE_FIGURES = (
     "expected_calibration_error",
 )
 CALIBRATION_BINS = 15
-_SUM_TOLERANCE = 1e-2  # a softmax in bfloat16 is that inexact
+_SUM_TOLERANCE = 4e-3  # rounding to bfloat16 moves each probability, and so their sum, by 2^-8 of itself at most
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,24 @@ class ClassScores:
     predicted: int
 
 
-def check_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Refuse what cannot be the probabilities and the true classes of some regions.
+def checked_regions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities and the true classes of some regions in dtypes that every figure is exact in.
+
+    This is the one door that both come through, so that what is refused, and what small integers become, is the same
+    for figures, intervals, predictions and the metric of the library `evaluate`.
 
     Args:
-        probabilities: Float `(regions, classes)`.
-        labels: Integer `(regions,)`.
+        probabilities: Floats `(regions, classes)`, each row of which adds up to 1 within the rounding of bfloat16: an
+            array, a list of lists or a tensor on any device.
+        labels: Integers `(regions,)`, likewise.
+
+    Returns:
+        Probabilities float32 or float64 `(regions, classes)`, and labels int64 `(regions,)`.
 
     Raises:
         ValueError: A shape, dtype or range is wrong, or the probabilities of a region do not add up to 1.
     """
+    probabilities, labels = _as_array("probabilities", probabilities), _as_array("labels", labels)
     if probabilities.ndim != 2 or not np.issubdtype(probabilities.dtype, np.floating):
         raise ValueError(
             "Expected float probabilities of shape (regions, classes), "
@@ -75,19 +85,39 @@ def check_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> None:
         raise ValueError(f"Expected one label per region, got {len(labels)} labels and probabilities of {regions}.")
     if classes < 2:
         raise ValueError(f"Expected probabilities of at least two classes, got {classes}.")
-    # NaN fails the comparison as well.
-    ranged = ((probabilities >= 0) & (probabilities <= 1 + _SUM_TOLERANCE)).all(axis=1)
-    wrong = ~(ranged & (np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1) <= _SUM_TOLERANCE))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(
-            f"Region {row}: expected probabilities in [0, 1] that add up to 1, got {probabilities[row].tolist()}. "
-            "Logits need a softmax first."
-        )
+    _check_rows(probabilities)
     outside = (labels < 0) | (labels >= classes)
     if outside.any():
         row = int(outside.argmax())
         raise ValueError(f"Region {row}: expected a label in 0..{classes - 1}, got {labels[row]}.")
+    # Products of labels and classes overflow in the small dtypes that labels are often stored in.
+    exact = probabilities.dtype if probabilities.dtype in (np.float32, np.float64) else np.dtype(np.float64)
+    return probabilities.astype(exact, copy=False), labels.astype(np.int64, copy=False)
+
+
+def _as_array(what: str, values: ArrayLike) -> np.ndarray:
+    tensor: Any = values
+    try:
+        if hasattr(tensor, "detach"):
+            tensor = tensor.detach().cpu()
+            # numpy has no bfloat16.
+            return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected {what} as an array, a list of equally long lists or a tensor: {error}") from error
+
+
+def _check_rows(probabilities: np.ndarray) -> None:
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    # NaN fails the comparison as well.
+    ranged = ((probabilities >= 0) & (probabilities <= 1 + _SUM_TOLERANCE)).all(axis=1)
+    wrong = ~(ranged & (np.abs(sums - 1) <= _SUM_TOLERANCE))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"Region {row}: expected probabilities in [0, 1] that add up to 1, got {probabilities[row].tolist()}, "
+            f"which add up to {sums[row]:.6g}. Logits need a softmax first."
+        )
 
 
 def check_comparable(labels: np.ndarray, class_names: Optional[Sequence[str]] = None) -> None:
@@ -105,6 +135,25 @@ def check_comparable(labels: np.ndarray, class_names: Optional[Sequence[str]] = 
     if (labels == labels[0]).all():
         name = labels[0] if class_names is None else repr(class_names[labels[0]])
         raise ValueError(f"All {len(labels)} regions are of class {name}: expected at least two classes.")
+
+
+def check_slides(slide_ids: Sequence[Any], regions: int) -> None:
+    """Refuse what cannot be the slides of some regions.
+
+    Args:
+        slide_ids: Their names.
+        regions: How many regions there are.
+
+    Raises:
+        ValueError: There is not one slide for each region, or one is missing: all of those would be one slide.
+    """
+    if isinstance(slide_ids, str):
+        raise ValueError(f"Expected a list with the slide of every region, got the text {slide_ids!r}.")
+    if len(slide_ids) != regions:
+        raise ValueError(f"Expected one slide per region, got {len(slide_ids)} slides and {regions} regions.")
+    for row, slide in enumerate(slide_ids):
+        if slide is None or (isinstance(slide, float) and math.isnan(slide)):
+            raise ValueError(f"Region {row}: expected the name of its slide, got {slide}.")
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -177,11 +226,11 @@ def per_class_table(labels: np.ndarray, predicted: np.ndarray, class_names: Sequ
     }
 
 
-def headline_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def headline_figures(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """All of `HEADLINE_FIGURES`.
 
     Args:
-        probabilities: Float `(regions, classes)`; each row adds up to 1.
+        probabilities: Float `(regions, classes)`; see `checked_regions`.
         labels: Integer `(regions,)`.
 
     Returns:
@@ -190,7 +239,7 @@ def headline_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     Raises:
         ValueError: The arrays do not fit, there is no region, or all regions are of one class.
     """
-    check_probabilities(probabilities, labels)
+    probabilities, labels = checked_regions(probabilities, labels)
     check_comparable(labels)
     predicted = probabilities.argmax(axis=1)
     precision, recall, f1 = macro_precision_recall_f1(labels, predicted)

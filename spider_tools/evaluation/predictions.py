@@ -16,8 +16,8 @@ class Predictions:
     """What a model said about the regions of a split.
 
     Attributes:
-        probabilities: Float `(regions, classes)`; each row adds up to 1.
-        labels: Integer `(regions,)`, the true classes.
+        probabilities: Float32 or float64 `(regions, classes)`, made of what `metrics.checked_regions` takes.
+        labels: The true classes, int64 `(regions,)`, likewise.
         slide_ids: The slide of every region.
         class_names: In the order of the probabilities.
         region_ids: Name of the central patch of every region, or `None`.
@@ -33,8 +33,10 @@ class Predictions:
     region_ids: Optional[Sequence[str]] = None
 
     def __post_init__(self) -> None:
-        """Refuse what does not fit together."""
-        metrics.check_probabilities(self.probabilities, self.labels)
+        """Bring arrays to exact dtypes, and refuse what does not fit together."""
+        probabilities, labels = metrics.checked_regions(self.probabilities, self.labels)
+        object.__setattr__(self, "probabilities", probabilities)
+        object.__setattr__(self, "labels", labels)
         regions, classes = self.probabilities.shape
         if len(self.class_names) != classes or len(set(self.class_names)) != classes:
             raise ValueError(f"Expected {classes} different class names, got {list(self.class_names)}.")
@@ -43,6 +45,7 @@ class Predictions:
             values = getattr(self, field)
             if values is not None and len(values) != regions:
                 raise ValueError(f"Expected one of `{field}` per region, got {len(values)} for {regions} regions.")
+        metrics.check_slides(self.slide_ids, regions)
 
     @property
     def predicted(self) -> np.ndarray:

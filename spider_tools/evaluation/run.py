@@ -14,8 +14,11 @@ from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
 from ..embeddings.precompute import embed_patches_once
 from ..environment import write_settings
+from ..files import require_writable
 from ..flags import as_json
+from ..hugging_face_home import require_hugging_face_home
 from ..launching import make_accelerator
+from ..output_folder import only_run_in
 from ..weights.loading import load_config, load_image_processor, load_spider
 from .predict import RegionClassifier, context_window, predict
 from .predictions import Predictions
@@ -38,7 +41,9 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
 
     Raises:
         ValueError: Model and data do not fit each other, or the split is missing or empty.
+        OSError: The output folder or the Hugging Face home cannot be written, or another run writes the output folder.
     """
+    _check_folders(settings)
     config = load_config(settings.model, settings.revision)
     sizes = [int(size) for size in settings.context_sizes or ()]
     for size in sizes:
@@ -48,19 +53,28 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     with accelerator.main_process_first():
         data = load_regions(data_settings)
     split = _matching_split(data, settings, config.class_names)
-    labels, by_size = _predict(accelerator, settings, data, split, [config.context_size, *sizes])
     results = None
-    if accelerator.is_main_process:
-        shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
-        made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
-        ablation = {size: made[size] for size in sizes} if sizes else None
-        results = write_report(
-            settings.output_dir, made[config.context_size], _report_context(settings, data, ablation)
-        )
-        told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
-        write_settings(settings.output_dir, as_json(settings) | {"data": told})
+    with only_run_in(settings.output_dir, accelerator):
+        labels, by_size = _predict(accelerator, settings, data, split, [config.context_size, *sizes])
+        if accelerator.is_main_process:
+            shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
+            made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
+            ablation = {size: made[size] for size in sizes} if sizes else None
+            context = _report_context(settings, data, ablation)
+            results = write_report(settings.output_dir, made[config.context_size], context)
+            told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
+            write_settings(settings.output_dir, as_json(settings) | {"data": told})
     accelerator.end_training()
     return results
+
+
+def _check_folders(settings: EvaluationSettings) -> None:
+    """Refuse, before the work, folders that cannot take what it writes."""
+    require_writable(settings.output_dir, "--output_dir")
+    store = settings.embedding_store
+    if store is not None and not store.is_dir():  # one that is there may be read-only, if it is complete
+        require_writable(store, "--embedding_store")
+    require_hugging_face_home()
 
 
 def _report_context(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..hub import TOKENS_PAGE
-from ..model_folder import CODE_FILES, CONFIG_FILES, weight_files
+from ..model_folder import CONFIG_FILES, code_files, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def model_files(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder. Expected one that train.py wrote.")
-    names = [*CONFIG_FILES, *CODE_FILES, *weight_files(folder)]
+    names = [*CONFIG_FILES, *code_files(folder), *weight_files(folder)]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no complete model: it lacks {', '.join(missing)}. train.py writes all of them.")
@@ -79,7 +79,8 @@ def check_loads(files: Mapping[str, Path]) -> None:
                 env=kept | {"HF_HOME": str(Path(temporary, "cache")), "HF_HUB_OFFLINE": "1"},
                 cwd=temporary,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="backslashreplace",  # its locale need not be ours
                 timeout=_LOAD_CHECK_SECONDS,
             )
         except subprocess.TimeoutExpired as error:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..files import require_writable
 from .checks import check_loads, model_files, own_results
 from .model_card import RESULT_FILES, write_model_card
 from .settings import PublishSettings
@@ -27,10 +28,12 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     Raises:
         ValueError: The id is none, the folder is incomplete or does not load, or its results are of another model.
         PermissionError: There is no token, or it may not do this.
+        OSError: The folder cannot be written: the card goes there.
         FileExistsError: The repository has files already, and `exist_ok` is not set.
         ConnectionError: The Hub cannot be reached, or the upload broke off.
     """
     files = model_files(folder)
+    require_writable(folder, "MODEL_FOLDER")
     check_target(repo_id, settings)
     results = settings.results or own_results(folder)
     files["README.md"] = write_model_card(folder, results, repo_id, settings.license)

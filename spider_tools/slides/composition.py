@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .classification import SlidePredictions
+from .plain_text import spreadsheet_cell
 
 _CERTAIN_LOCATIONS = 5
 
@@ -35,14 +36,18 @@ def make_composition(predictions: SlidePredictions) -> dict[str, Any]:
 
 
 def composition_csv(composition: dict[str, Any]) -> str:
-    """One row per class: class, patches, area_mm2, percent_of_tissue, mean_probability and the most certain places."""
+    """One row per class: class, patches, area_mm2, percent_of_tissue, mean_probability and the most certain places.
+
+    A class name that a spreadsheet would run stands behind an apostrophe, and control characters are escaped; the names
+    as they are stand in composition.json.
+    """
     text = io.StringIO()
     columns = ["patches", "area_mm2", "percent_of_tissue", "mean_probability"]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", *columns, "most_certain_xy_level0"])
     for name, row in composition["classes"].items():
         places = "; ".join("{:.0f} {:.0f}".format(*place["center_level0"]) for place in row["most_certain"])
-        writer.writerow([name, *(row[column] for column in columns), places])
+        writer.writerow([spreadsheet_cell(name), *(row[column] for column in columns), places])
     return text.getvalue()
 
 

@@ -1,19 +1,21 @@
 """Embedding every patch of a slide once, while the next ones are read by other processes."""
 
 import time
-from typing import Union
+from dataclasses import dataclass
+from typing import Optional, Union
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..workers import WatchedLoader, usable_workers, worker_failures_in_words
 from .lattice import Lattice
 from .model import SlideModel
-from .reader import SlideError
 from .saved_embeddings import EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
-from .view import SlideView
+from .slide_error import SlideError, UnreadableError
+from .view import MOST_UNREADABLE, SlideView
 
 # Patches are read square by square of this many px: neighbours share tiles of the file, and squares of it fit into
 # the caches of a reader, the rows of a large slide do not.
@@ -21,9 +23,22 @@ _SQUARE_PX = 1792
 _MOST_UNSAVED = 4096
 
 
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What has been embedded.
+
+    Attributes:
+        patches: How many went through the backbone.
+        unreadable: int64 `(n, 2)`, x and y of the upper left px of those that cannot be read, which are not saved.
+    """
+
+    patches: int
+    unreadable: np.ndarray
+
+
 def embed_slide(
     view: SlideView, corners: np.ndarray, model: SlideModel, saved: SavedEmbeddings, settings: SlideSettings
-) -> int:
+) -> Embedded:
     """Embed the patches that are not saved yet, and save them.
 
     Args:
@@ -33,32 +48,35 @@ def embed_slide(
         saved: Gets the embeddings, every `settings.save_every` seconds.
         settings: Batch size and workers.
 
-    Returns:
-        How many patches went through the backbone.
-
     Raises:
-        SlideError: The slide is damaged.
+        SlideError: More than a tenth of the patches cannot be read, or the file can no longer be opened.
         FloatingPointError: An embedding is NaN or infinite.
-        OSError: Embeddings cannot be saved.
+        OSError: Embeddings cannot be saved, or a process that reads patches died.
     """
     missing = in_reading_order(saved.missing(corners))
     batches = [missing[start : start + settings.batch_size] for start in range(0, len(missing), settings.batch_size)]
-    loader = DataLoader(
-        _PatchBatches(view, model.config.patch_size, batches),
-        batch_size=None,
-        num_workers=min(settings.num_workers, len(batches)),
-        pin_memory=model.pin_memory,
-    )
-    unsaved = _Unsaved(saved, missing, settings.save_every)
+    loader = _loader(view, batches, model, settings.num_workers)
+    unsaved, damage = _Unsaved(saved, settings.save_every), _Damage(len(corners))
     # The bar shows patches/s and the time left; what an earlier run has embedded counts as done.
-    with tqdm(total=len(corners), initial=len(corners) - len(missing), unit="patch", desc=view.slide.path.name) as bar:
-        for patches in loader:
-            if isinstance(patches, SlideError):
-                raise patches
-            unsaved.add(model.embed(patches))
-            bar.update(len(patches))
+    done = len(corners) - len(missing)
+    with tqdm(total=len(corners), initial=done, unit="patch", desc=saved.name) as bar, worker_failures_in_words():
+        for batch, (patches, readable, problem) in zip(batches, loader):
+            if problem is not None:
+                damage.add(batch[~readable.numpy()], problem)
+            if len(patches):
+                unsaved.add(batch[readable.numpy()], model.embed(patches))
+            bar.update(len(batch))
     unsaved.save()
-    return len(missing)
+    unreadable = damage.corners
+    return Embedded(len(missing) - len(unreadable), unreadable)
+
+
+def _loader(view: SlideView, batches: list[np.ndarray], model: SlideModel, num_workers: int) -> WatchedLoader:
+    side = model.config.patch_size
+    most = max(map(len, batches), default=0)
+    workers = usable_workers(min(num_workers, len(batches)), most * side * side * 3, "patches")
+    patches = _PatchBatches(view, side, batches)
+    return WatchedLoader(patches, workers, batch_size=None, pin_memory=model.pin_memory)
 
 
 def in_reading_order(corners: np.ndarray) -> np.ndarray:
@@ -77,30 +95,58 @@ def table_rows(lattice: Lattice, needed: np.ndarray, table: EmbeddingTable) -> n
 class _Unsaved:
     """Embeddings that wait on the device, so that a GPU runs ahead, until there are many or they have waited long."""
 
-    def __init__(self, saved: SavedEmbeddings, corners: np.ndarray, save_every: float) -> None:
+    def __init__(self, saved: SavedEmbeddings, save_every: float) -> None:
         self._saved = saved
-        self._corners = corners  # of the patches that are not saved, in the order in which they are embedded
         self._save_every = save_every
         self._start_anew()
 
-    def add(self, embeddings: torch.Tensor) -> None:
-        """Take the embeddings of the next patches, float `(n, hidden)`, and save if it is time."""
-        self._waiting.append(embeddings)
+    def add(self, corners: np.ndarray, embeddings: torch.Tensor) -> None:
+        """Take the embeddings of patches, float `(n, hidden)`, and save if it is time."""
+        self._corners.append(corners)
+        self._embeddings.append(embeddings)
         self._count += len(embeddings)
         if self._count >= _MOST_UNSAVED or time.monotonic() - self._last_save > self._save_every:
             self.save()
 
     def save(self) -> None:
         """Save all that wait."""
-        if self._waiting:
-            self._saved.add(self._corners[: self._count], torch.cat(self._waiting).cpu())
-            self._corners = self._corners[self._count :]
+        if self._count:
+            self._saved.add(np.concatenate(self._corners), torch.cat(self._embeddings).cpu())
             self._start_anew()
 
     def _start_anew(self) -> None:
-        self._waiting: list[torch.Tensor] = []
+        self._corners: list[np.ndarray] = []
+        self._embeddings: list[torch.Tensor] = []
         self._count = 0
         self._last_save = time.monotonic()
+
+
+class _Damage:
+    """The patches that cannot be read."""
+
+    def __init__(self, needed: int) -> None:
+        self._needed = needed
+        self._corners = [np.empty((0, 2), dtype=np.int64)]
+
+    @property
+    def corners(self) -> np.ndarray:
+        """Of all of them, int64 `(n, 2)`."""
+        return np.concatenate(self._corners)
+
+    def add(self, corners: np.ndarray, problem: SlideError) -> None:
+        """Take more of them, and why the first is one; too many are refused."""
+        if not isinstance(problem, UnreadableError):
+            raise problem
+        self._corners.append(corners)
+        count = len(self.corners)
+        if count > MOST_UNREADABLE * self._needed:
+            raise SlideError(
+                f"{problem} {count:,} of {self._needed:,} patches or more cannot be read, at most "
+                f"{MOST_UNREADABLE:.0%} are left out."
+            ) from problem
+
+
+_Batch = tuple[torch.Tensor, torch.Tensor, Optional[SlideError]]
 
 
 class _PatchBatches(Dataset):
@@ -114,11 +160,22 @@ class _PatchBatches(Dataset):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, number: int) -> Union[torch.Tensor, SlideError]:
-        """A batch, or why it cannot be read: an error that is raised in a worker reaches the user as its traceback."""
-        side = (self._patch_size, self._patch_size)
+    def __getitem__(self, number: int) -> _Batch:
+        """The patches of a batch that can be read, bool `(n,)` which these are, and why another one is not.
+
+        The error is returned: one that is raised in a worker reaches the user as the worker's traceback.
+        """
+        side = self._patch_size
+        read = [self._read(x, y) for x, y in self._batches[number].tolist()]
+        patches = [patch for patch in read if not isinstance(patch, SlideError)]
+        problems = [patch for patch in read if isinstance(patch, SlideError)]
+        problems.sort(key=lambda problem: isinstance(problem, UnreadableError))  # what ends the slide comes first
+        pixels = np.stack(patches) if patches else np.empty((0, side, side, 3), dtype=np.uint8)
+        readable = torch.tensor([not isinstance(patch, SlideError) for patch in read])
+        return torch.from_numpy(pixels), readable, problems[0] if problems else None
+
+    def _read(self, x: int, y: int) -> Union[np.ndarray, SlideError]:
         try:
-            patches = [self._view.read((x, y), side) for x, y in self._batches[number].tolist()]
+            return self._view.read((x, y), (self._patch_size, self._patch_size))
         except SlideError as error:
             return error
-        return torch.from_numpy(np.stack(patches))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .reader import SlideError
+from .slide_error import SlideError
 from .view import SlideView
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class Lattice:
     def corners(self, positions: np.ndarray) -> np.ndarray:
         """Upper left px of patches in the view, int64 `(n, 2)` as x, y, from `(row, column)` positions `(n, 2)`."""
         return positions[:, ::-1].astype(np.int64) * self.stride
+
+    def positions(self, corners: np.ndarray) -> np.ndarray:
+        """`(row, column)` of patches, int64 `(n, 2)`, from their upper left px in the view, `(n, 2)` as x, y."""
+        return corners[:, ::-1] // self.stride
 
     def level0(self, points: np.ndarray) -> np.ndarray:
         """Points of the view, `(n, 2)` as x, y in px, in level-0 px: float64 `(n, 2)`, not rounded."""

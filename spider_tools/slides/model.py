@@ -40,7 +40,7 @@ class SlideModel:
     ) -> None:
         model = model.float().eval()
         self.config = model.config
-        self.content = store_content(None, model, image_processor, dtype)  # type: ignore[arg-type]
+        self.content = store_content(None, model, image_processor, dtype)
         self.head_sha256 = _head_sha256(model)
         self._dtype = float_dtype(dtype)
         model.backbone.to(self._dtype)

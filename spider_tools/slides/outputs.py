@@ -23,14 +23,15 @@ TISSUE_NAME = "tissue.png"
 _RESERVE_BYTES = 64 << 20  # for pictures, tables and polygons
 
 
-def is_done(folder: Path, request: Mapping[str, Any]) -> bool:
-    """Whether a folder holds the whole result of this request."""
+def is_done(folder: Path, *requests: Any) -> bool:
+    """Whether a folder holds the whole result of one of these requests, with no patch left out for damage."""
     try:
         marker = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in marker["outputs"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return marker["request"] == json.loads(json.dumps(request)) and sizes == marker["outputs"]
+    wanted = [json.loads(json.dumps(request)) for request in requests]
+    return marker["request"] in wanted and sizes == marker["outputs"] and not marker.get("unreadable_patches")
 
 
 def write_outputs(

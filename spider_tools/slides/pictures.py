@@ -41,12 +41,12 @@ class Thumbnail:
 
 
 def make_thumbnail(slide: Slide) -> Thumbnail:
-    """Read a slide with at most 1600 px along the longer side."""
+    """Read a slide with at most 1600 px along the longer side; what cannot be read is white."""
     factor = max(1.0, max(slide.size) / _LONG_SIDE)
     # A very narrow slide keeps at least one px.
     view = SlideView(slide, (min(factor, slide.size[0]), min(factor, slide.size[1])))
     width, height = (side * um / 1000 for side, um in zip(view.size, view.mpp))
-    return Thumbnail(view.read_all(), (width, height))
+    return Thumbnail(view.read_readable()[0], (width, height))
 
 
 def draw_tissue(thumbnail: Thumbnail, tissue: TissueMask, cells: np.ndarray, lattice: Lattice, mpp: Any) -> Figure:

@@ -17,18 +17,24 @@ from .colors import class_colors
 _DECIMALS = 3  # of level-0 px
 
 
-def write_geojson(path: Path, predictions: SlidePredictions, slide_name: str, tiles: bool = False) -> None:
+def write_geojson(
+    path: Path,
+    predictions: SlidePredictions,
+    slide_name: str,
+    tiles: bool = False,
+    origin: tuple[float, float] = (0, 0),
+) -> None:
     """Write a FeatureCollection: one annotation per connected area of a class, then, with `tiles`, one tile per cell.
 
-    Coordinates are level-0 px. Areas carry their class with its colour, their size, and the mean probability of every
-    class; tiles carry the probabilities and the entropy of their own prediction. The ids of two files for the same
-    slide are the same.
+    Coordinates are level-0 px from `origin`, x and y, where QuPath's begin (see `Slide.bounds`). Areas carry their
+    class with its colour, their size, and the mean probability of every class; tiles carry the probabilities and the
+    entropy of their own prediction. The ids of two files for the same slide are the same.
     """
     colors = class_colors(predictions.class_names)
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = "\n"
-        for feature in _features(predictions, tiles):
+        for feature in _features(predictions, tiles, origin):
             name = feature["properties"]["classification"]
             feature["properties"]["classification"] = {"name": name, "color": list(colors[name])}
             identity = json.dumps([slide_name, feature["properties"]["objectType"], name, feature["geometry"]])
@@ -39,8 +45,8 @@ def write_geojson(path: Path, predictions: SlidePredictions, slide_name: str, ti
         file.write("\n]}\n")
 
 
-def _features(predictions: SlidePredictions, tiles: bool) -> Iterator[dict[str, Any]]:
-    x_edges, y_edges = predictions.lattice.cell_edges_level0()
+def _features(predictions: SlidePredictions, tiles: bool, origin: tuple[float, float]) -> Iterator[dict[str, Any]]:
+    x_edges, y_edges = (edges - start for edges, start in zip(predictions.lattice.cell_edges_level0(), origin))
     index = predictions.map_of(np.arange(len(predictions.positions)), -1)
     classes = predictions.map_of(predictions.predicted, -1)
     for number, name in enumerate(predictions.class_names):

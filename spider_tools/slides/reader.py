@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -11,17 +12,21 @@ from typing import Any, Optional
 import numpy as np
 import openslide
 from PIL import Image
-from tifffile import TiffFile, TiffFileError
 
 from ..images import DECODING_ERRORS, to_rgb
+from .content import content_sha256, files_of_slide
+from .file_check import IMAGE_FORMATS, check_is_file, check_tiff_is_whole, image_error, open_error
+from .slide_error import SlideError, UnreadableError
 
 # Scanners lie between 0.1 and 1 um/px; beyond these bounds the tags of a file hold something else, as dots per inch.
 _MPP_RANGE = (0.02, 10.0)
 _MPP_RATIO = 1.1
-
-
-class SlideError(ValueError):
-    """A slide cannot be used; the message names it, and says what was expected."""
+_BOUNDS = (
+    openslide.PROPERTY_NAME_BOUNDS_X,
+    openslide.PROPERTY_NAME_BOUNDS_Y,
+    openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+    openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,15 @@ class Slide:
         path: The file.
         mpp: `(x, y)`, um per px of level 0.
         levels: From the finest on; level 0 is the full resolution.
+        bounds: `(x, y, width, height)` in level-0 px of what was scanned, which is all that QuPath shows: its
+            coordinates begin at this corner. The whole slide, unless its file says otherwise.
         identity: What tells this slide from others, in the form of JSON.
     """
 
     path: Path
     mpp: tuple[float, float]
     levels: tuple[Level, ...]
+    bounds: tuple[int, int, int, int]
     identity: dict[str, Any]
 
     @property
@@ -66,7 +74,8 @@ class Slide:
             size: `(width, height)` in px; the window lies inside the level.
 
         Raises:
-            SlideError: The file is damaged there.
+            UnreadableError: The file is damaged there.
+            SlideError: The file can no longer be opened.
         """
         raise NotImplementedError
 
@@ -79,20 +88,19 @@ def open_slide(path: Path, mpp: Optional[float] = None) -> Slide:
         mpp: um per px of level 0, instead of what the file says.
 
     Raises:
-        SlideError: There is no such file, it is neither slide nor image, it is truncated, or its um/px are unknown or
-            absurd.
+        SlideError: There is no such file, it is neither slide nor image, it is truncated, its compression is
+            unsupported, or its um/px are unknown or absurd.
     """
     if mpp is not None:
         _check_mpp(path, (mpp, mpp))
-    if not path.is_file():
-        raise SlideError(f"There is no file {path}.")
-    _check_tiff_is_whole(path)
+    check_is_file(path)
+    check_tiff_is_whole(path)
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:
         return _PlainImage(path, mpp)
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{path} is damaged or incomplete: {error}.") from error
+        raise open_error(path, str(error)) from error
     return _OpenSlideFile(path, mpp, handle)
 
 
@@ -101,31 +109,49 @@ class _OpenSlideFile(Slide):
         self.path = path
         self.levels = true_levels(handle.level_dimensions)
         self.mpp = (mpp, mpp) if mpp is not None else _mpp_of_properties(path, handle.properties)
+        self.bounds = bounds_of(handle.properties, self.size)
+        vendor = handle.properties[openslide.PROPERTY_NAME_VENDOR]
         self.identity = {
-            "format": handle.properties[openslide.PROPERTY_NAME_VENDOR],
+            "format": vendor,
             "quickhash": handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1),
             "bytes": path.stat().st_size,
             "size": list(self.size),
+            "content": content_sha256(files_of_slide(path, vendor, handle.properties)),
         }
         self._reported_downsamples = handle.level_downsamples
-        self._handle, self._process = handle, os.getpid()
+        self._handle: Optional[openslide.OpenSlide] = handle
+        self._process = os.getpid()
 
     def read_level(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         # OpenSlide takes the corner in level-0 px and divides it by the downsample that it reports itself.
         factor = self._reported_downsamples[level]
         location = (round(corner[0] * factor), round(corner[1] * factor))
         try:
-            region = self._own_handle().read_region(location, level, size)
-        except openslide.OpenSlideError as error:
-            raise SlideError(
-                f"{self.path} is damaged at level {level}, x {corner[0]}, y {corner[1]}: {error}."
-            ) from error
+            region = self._read_region(location, level, size)
+        except openslide.OpenSlideError:
+            try:
+                region = self._read_region(location, level, size)  # a disk or a network may have failed only once
+            except openslide.OpenSlideError as error:
+                where = f"level {level}, x {corner[0]}, y {corner[1]}"
+                raise UnreadableError(f"{self.path} is damaged at {where}: {error}.") from error
         return to_rgb(region)
+
+    def _read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        handle = self._own_handle()
+        try:
+            return handle.read_region(location, level, size)
+        except openslide.OpenSlideError:
+            self._handle = None  # it answers all that follows with this error
+            handle.close()
+            raise
 
     def _own_handle(self) -> openslide.OpenSlide:
         """The handle of this process: a handle must not be shared with the process that this one was forked from."""
         if self._handle is None or self._process != os.getpid():
-            self._handle, self._process = openslide.OpenSlide(self.path), os.getpid()
+            try:
+                self._handle, self._process = openslide.OpenSlide(self.path), os.getpid()
+            except (openslide.OpenSlideError, OSError) as error:
+                raise SlideError(f"{self.path} can no longer be opened: {error}.") from error
         return self._handle
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,6 +168,7 @@ class _PlainImage(Slide):
         if mpp is None:
             raise SlideError(f"{path} is a plain image and does not say its um/px. Give it, for instance as --mpp 0.5.")
         self.mpp = (mpp, mpp)
+        self.bounds = (0, 0, *self.size)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.identity = {"format": "image", "sha256": sha256, "size": list(self.size)}
 
@@ -163,6 +190,15 @@ def true_levels(sizes: Any) -> tuple[Level, ...]:
         explained = all(short in (full // whole, -(-full // whole)) for full, short in ((width, w), (height, h)))
         levels.append(Level((w, h), (float(whole),) * 2 if explained else (width / w, height / h)))
     return tuple(levels)
+
+
+def bounds_of(properties: Mapping[str, str], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What was scanned, as `Slide.bounds`; QuPath crops a slide only where the file gives all four of them."""
+    try:
+        x, y, width, height = (int(properties[name]) for name in _BOUNDS)
+    except (KeyError, ValueError):
+        return (0, 0, *size)
+    return (x, y, width, height) if width > 0 and height > 0 else (0, 0, *size)
 
 
 def _mpp_of_properties(path: Path, properties: Any) -> tuple[float, float]:
@@ -190,27 +226,11 @@ def _check_mpp(path: Path, mpp: tuple[float, float]) -> None:
         )
 
 
-def _check_tiff_is_whole(path: Path) -> None:
-    """Refuse a TIFF whose directory points beyond the end of the file: readers notice that only when they get there."""
-    with path.open("rb") as file:
-        if file.read(2) not in (b"II", b"MM"):
-            return
-    size, end = path.stat().st_size, 0
-    try:
-        with TiffFile(path) as tiff:
-            for page in tiff.pages:
-                end = max([end, *map(sum, zip(page.dataoffsets, page.databytecounts))])
-    except (TiffFileError, IndexError, OSError, ValueError) as error:
-        raise SlideError(f"{path} is no whole TIFF file: {error}.") from error
-    if end > size:
-        raise SlideError(f"{path} is truncated: its pixels end at byte {end:,}, the file at byte {size:,}.")
-
-
 def _decode_image(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
                 return to_rgb(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SlideError(
@@ -218,6 +238,7 @@ def _decode_image(path: Path) -> np.ndarray:
             "Convert it to a tiled pyramidal TIFF first."
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise SlideError(f"{path} is neither a slide that OpenSlide reads nor an image that Pillow reads.") from error
+        reason = f"neither a slide that OpenSlide reads nor an image ({', '.join(IMAGE_FORMATS)})"
+        raise image_error(path, reason) from error
     except DECODING_ERRORS as error:
-        raise SlideError(f"{path} is damaged or incomplete: {error}.") from error
+        raise image_error(path, f"damaged or incomplete: {error}") from error

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .plain_text import escaped
+
 _STATUSES = ("done", "skipped", "failed")
 _LONGEST_MESSAGE = 160
 
@@ -17,7 +19,7 @@ class SlideResult:
         predicted: Number of patches that got a class.
         embedded: Number of patches that went through the backbone in this run.
         seconds: Of this run.
-        message: Why it failed.
+        message: Why it failed, or what was left out.
     """
 
     name: str
@@ -32,7 +34,7 @@ def results_table(results: Sequence[SlideResult]) -> str:
     """What became of every slide, as text in columns, and how many slides are in each status."""
     rows = [("slide", "status", "patches", "embedded now", "seconds", "")]
     rows += [
-        (r.name, r.status, f"{r.predicted:,}", f"{r.embedded:,}", f"{r.seconds:.1f}", _short(r.message))
+        (escaped(r.name), r.status, f"{r.predicted:,}", f"{r.embedded:,}", f"{r.seconds:.1f}", _short(r.message))
         for r in results
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -46,5 +48,5 @@ def results_table(results: Sequence[SlideResult]) -> str:
 
 
 def _short(message: str) -> str:
-    line = " ".join(message.split())
+    line = escaped(" ".join(message.split()))
     return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 3] + "..."

@@ -4,10 +4,10 @@
 patch at the model's um/px, and `xy_level0` float64 `(patches, 2)`, the same in level-0 px, ordered by y, then x. Until
 it is whole, the patches embedded so far lie in `embeddings.unfinished/`, whose files are written whole or not at all,
 so that a killed run loses no more than what it had not saved. Both name the content they were made from; embeddings of
-another slide or backbone are never read.
+another slide or backbone are never read. Both hold a checksum, and what does not fit it is embedded again. Earlier
+versions wrote the one file without; it is used for want of a proof against it, and that is said.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -23,13 +23,13 @@ from safetensors.torch import save_file
 
 from ..embeddings.identity import store_key
 from ..files import replacing
+from .tensor_file import CHECKSUM, has_the_form, sha256_in, sha256_of, write_embeddings
 
 logger = logging.getLogger(__name__)
 
 EMBEDDINGS_NAME = "embeddings.safetensors"
 _PARTS_NAME = "embeddings.unfinished"
 _ROWS_AT_ONCE = 4096
-_TYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +65,18 @@ class SavedEmbeddings:
     Args:
         folder: Of the slide's results; it exists.
         content: What decides the embeddings, in the form of JSON.
+        older: What an earlier version wrote in its place for the same embeddings, if they are to be used too.
+
+    Attributes:
+        name: Of the folder, which is that of the slide.
     """
 
-    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, content: dict[str, Any], older: Optional[dict[str, Any]] = None) -> None:
+        self.name = folder.name
         self._file = folder / EMBEDDINGS_NAME
         self._parts_folder = folder / _PARTS_NAME
         self._metadata = {"key": store_key(content), "content": json.dumps(content, sort_keys=True)}
+        self._usable_keys = {self._metadata["key"], *([] if older is None else [store_key(older)])}
         self._tables = list(self._usable())
         self._complete = len(self._tables) == 1 and not self._parts_folder.exists()
 
@@ -101,7 +107,7 @@ class SavedEmbeddings:
         tensors = {"embeddings": embeddings.contiguous(), "xy": torch.from_numpy(corners.astype(np.int32))}
         path = self._parts_folder / f"part-{corners[0][0]}-{corners[0][1]}-{len(corners)}.safetensors"
         with replacing(path) as unfinished:
-            save_file(tensors, unfinished, {**self._metadata, "sha256": _sha256(tensors)})
+            save_file(tensors, unfinished, {**self._metadata, CHECKSUM: sha256_of(tensors)})
         self._tables.append(_read_table(path))
 
     def finish(self, scale: tuple[float, float]) -> EmbeddingTable:
@@ -135,20 +141,29 @@ class SavedEmbeddings:
         """The embeddings in a file, or None if they are damaged or of another content."""
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != self._metadata["key"]:
-                    logger.info("%s is of another slide, model or setting, and is not used", path)
-                    return None
-                whole = "sha256" not in metadata or metadata["sha256"] == _sha256(
-                    {name: file.get_tensor(name) for name in ("embeddings", "xy")}
-                )
-            if whole:
+                metadata, has_form = file.metadata() or {}, has_the_form(file)
+            if metadata.get("key") not in self._usable_keys:
+                logger.info("%s is of another slide, model or setting, and is not used", path)
+                return None
+            reason = _damage(path, metadata.get(CHECKSUM)) if has_form else "its tensors are not those of embeddings"
+            if not reason:
                 return _read_table(path)
-            reason = "its content does not fit its checksum"
         except (OSError, SafetensorError) as error:
             reason = str(error)
         logger.warning("%s is damaged, its patches are embedded again: %s", path, reason)
         return None
+
+
+def _damage(path: Path, checksum: Optional[str]) -> str:
+    """What is wrong with the tensors of a file, "" if nothing is known against them."""
+    if checksum is None:
+        logger.info(
+            "%s is of an earlier version and holds no checksum: its length is right, its embeddings are used as they "
+            "are. Remove it to have them made again.",
+            path,
+        )
+        return ""
+    return "" if checksum == sha256_in(path) else "its content does not fit its checksum"
 
 
 def _read_table(path: Path) -> EmbeddingTable:
@@ -161,44 +176,25 @@ def _codes(corners: np.ndarray) -> np.ndarray:
     return (corners[:, 1].astype(np.int64) << 32) | corners[:, 0].astype(np.int64)
 
 
-def _sha256(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _write_joined(
     path: Path, tables: list[EmbeddingTable], scale: tuple[float, float], metadata: dict[str, str]
 ) -> None:
-    """Write tables as one file, some rows at a time: the library would hold all of them in memory."""
+    """Write tables as one file, each patch once, ordered by y, then x."""
     codes, first = np.unique(np.concatenate([_codes(table.corners) for table in tables]), return_index=True)
     corners = np.stack([codes & 0xFFFFFFFF, codes >> 32], axis=1)
     ends = np.cumsum([len(table.corners) for table in tables])
     source = np.searchsorted(ends, first, side="right")
     row = first - np.concatenate([[0], ends])[source]
-    embeddings = tables[0].embeddings
-    # The largest alignment first: every tensor then starts where its type may.
-    tensors = [
-        ("xy_level0", "F64", (len(codes), 2), corners.astype(np.float64) * scale),
-        ("embeddings", _TYPE_NAMES[embeddings.dtype], (len(codes), embeddings.shape[1]), None),
-        ("xy", "I32", (len(codes), 2), corners.astype(np.int32)),
-    ]
-    sizes = [array.nbytes if array is not None else len(codes) * embeddings[0].nbytes for *_, array in tensors]
-    offsets = np.cumsum([0, *sizes]).tolist()
-    header: dict[str, Any] = {"__metadata__": metadata}
-    for (name, dtype, shape, _), start, end in zip(tensors, offsets, offsets[1:]):
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.write(tensors[0][3].tobytes())  # type: ignore[union-attr]
-        for start in range(0, len(codes), _ROWS_AT_ONCE):
-            chunk = slice(start, start + _ROWS_AT_ONCE)
-            joined = torch.empty(len(codes[chunk]), embeddings.shape[1], dtype=embeddings.dtype)
-            for number in np.unique(source[chunk]):
-                here = source[chunk] == number
-                joined[torch.from_numpy(here)] = tables[number].embeddings[torch.from_numpy(row[chunk][here])]
-            file.write(joined.view(torch.uint8).numpy().tobytes())
-        file.write(tensors[2][3].tobytes())  # type: ignore[union-attr]
+    blocks = _blocks([table.embeddings for table in tables], source, row)
+    write_embeddings(path, corners, corners * scale, blocks, tables[0].embeddings, metadata)
+
+
+def _blocks(embeddings: list[torch.Tensor], source: np.ndarray, row: np.ndarray) -> Iterator[torch.Tensor]:
+    """Rows of several tables, some at a time; `source` is which table each lies in, `row` where."""
+    for start in range(0, len(row), _ROWS_AT_ONCE):
+        chunk = slice(start, start + _ROWS_AT_ONCE)
+        joined = torch.empty(len(row[chunk]), embeddings[0].shape[1], dtype=embeddings[0].dtype)
+        for number in np.unique(source[chunk]):
+            here = source[chunk] == number
+            joined[torch.from_numpy(here)] = embeddings[number][torch.from_numpy(row[chunk][here])]
+        yield joined

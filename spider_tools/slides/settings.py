@@ -28,7 +28,9 @@ class SlideSettings(Settings):
         help="distance of two predictions in px at the model's um/px: 224, 112 or 56 (default: the patch size)",
     )
     mask: Optional[Path] = setting(
-        None, help="tissue as an image or GeoJSON in level-0 px, or a folder of these, named like the slides"
+        None,
+        help="tissue as an image or as GeoJSON with QuPath's coordinates: for one slide the file, for several a folder "
+        "of files named like the slides",
     )
     min_tissue: float = setting(0.1, above=0, at_most=1, help="least share of tissue in a cell of the map, 0 to 1")
     tiles: bool = setting(False, help="also write one square per prediction into prediction.geojson")

@@ -17,8 +17,8 @@ from typing import Optional
 
 from ..files import write_text
 from ..sharing import Claims, is_claimed
-from .finding import SlideTask
 from .results import SlideResult
+from .task import SlideTask
 
 logger = logging.getLogger(__name__)
 

@@ -1,19 +1,20 @@
 """Which cells of a slide hold tissue: found by Otsu's threshold on saturation, or drawn by the user."""
 
-import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
-import shapely
-from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ..images import DECODING_ERRORS, is_marked
+from .drawings import read_drawing
 from .lattice import Lattice
-from .reader import Slide, SlideError
+from .reader import Slide
+from .slide_error import SlideError
 from .view import SlideView
+
+logger = logging.getLogger(__name__)
 
 # One px of the mask is a fourteenth of a patch, 8 um for a patch of 112 um.
 _MASK_PX_PER_PATCH = 14
@@ -24,7 +25,7 @@ _SATURATION_RANGE = (0.05, 0.12)
 _BLACK = 0.1  # below this brightness it is a marker's ink or unscanned, and its saturation means nothing
 _CLOSING_RADIUS = 4  # px: closes fat cells and the lumina of glands
 _SMALLEST_AREA = 40  # px: smaller is dust
-_MASK_SUFFIXES = (".geojson", ".json", ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+_NEARLY_ALL = 0.95  # of what was scanned: a drawing that marks more was often read the wrong way round
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +36,13 @@ class TissueMask:
         mask: bool `(height, width)`.
         scale: `(x, y)`, level-0 px per px of the mask.
         origin: How it was found, for the report.
+        warnings: What the reader of the report has to know of it.
     """
 
     mask: np.ndarray
     scale: tuple[float, float]
     origin: str
+    warnings: tuple[str, ...] = ()
 
     def share(self, lattice: Lattice) -> np.ndarray:
         """Share of tissue in every cell, float64 of the lattice's shape, 0 to 1."""
@@ -78,7 +81,7 @@ def find_tissue(slide: Slide, lattice: Lattice, drawn: Optional[Path] = None) ->
     Args:
         slide: Is read at low magnification.
         lattice: Says how large a patch is.
-        drawn: An image whose px that are not black are tissue, or GeoJSON polygons in level-0 px.
+        drawn: What `drawings.read_drawing` takes.
 
     Raises:
         SlideError: The slide or the drawing cannot be used.
@@ -89,30 +92,32 @@ def find_tissue(slide: Slide, lattice: Lattice, drawn: Optional[Path] = None) ->
     scale = tuple(min(max(1.0, factor * coarser), float(side)) for factor, side in zip(patch, slide.size))
     view = SlideView(slide, (scale[0], scale[1]))
     if drawn is None:
-        mask, threshold = tissue_of(view.read_all())
-        return TissueMask(mask, view.scale, f"saturation above {threshold:.3f}")
-    if drawn.suffix.lower() in (".geojson", ".json"):
-        return TissueMask(_mask_of_geojson(drawn, view), view.scale, f"polygons of {drawn.name}")
-    return TissueMask(_mask_of_image(drawn, view), view.scale, f"image {drawn.name}")
+        pixels, readable = view.read_readable()
+        mask, threshold = tissue_of(pixels)
+        origin, warnings = f"saturation above {threshold:.3f}", _of_damage(readable)
+    else:
+        mask, origin = read_drawing(drawn, view)
+        warnings = _of_drawing(mask, view)
+    for warning in warnings:
+        logger.warning("%s: %s", slide.path, warning)
+    return TissueMask(mask, view.scale, origin, warnings)
 
 
-def drawing_for(mask: Optional[Path], slide_name: str) -> Optional[Path]:
-    """The drawing of one slide: the file itself, or the one of the slide's name in a folder.
+def _of_damage(readable: np.ndarray) -> tuple[str, ...]:
+    if readable.all():
+        return ()
+    return (f"{1 - readable.mean():.2%} of the slide cannot be read at low magnification and counts as glass.",)
 
-    Raises:
-        SlideError: There is none, or more than one.
-    """
-    if mask is None or mask.is_file():
-        return mask
-    if not mask.is_dir():
-        raise SlideError(f"--mask {mask} is neither a file nor a folder.")
-    found = [path for suffix in _MASK_SUFFIXES if (path := mask / f"{slide_name}{suffix}").is_file()]
-    if len(found) != 1:
-        raise SlideError(
-            f"Expected one drawing of the tissue of {slide_name} in {mask}, an image or GeoJSON named like the slide, "
-            f"got {[path.name for path in found] or 'none'}."
-        )
-    return found[0]
+
+def _of_drawing(mask: np.ndarray, view: SlideView) -> tuple[str, ...]:
+    (x, y, width, height), scale = view.slide.bounds, view.scale
+    left, top = max(0, int(x / scale[0])), max(0, int(y / scale[1]))
+    scanned = mask[top : int(np.ceil((y + height) / scale[1])), left : int(np.ceil((x + width) / scale[0]))]
+    share = float(scanned.mean()) if scanned.size else 0.0
+    if 0 < share <= _NEARLY_ALL:
+        return ()
+    what = "nearly all" if share else "nothing"
+    return (f"The mask marks {what} of the slide, {share:.0%}: check that it is this slide's and not inverted.",)
 
 
 def tissue_of(pixels: np.ndarray) -> tuple[np.ndarray, float]:
@@ -157,57 +162,3 @@ def _nearest_px(edges: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]
     px = np.rint(edges).astype(np.int64)
     first = np.clip(px[:-1], 0, length - 1)
     return first, np.clip(np.maximum(px[1:], first + 1), 1, length)
-
-
-def _mask_of_image(path: Path, view: SlideView) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            marked = Image.fromarray(is_marked(image))
-    except DECODING_ERRORS as error:
-        raise SlideError(f"The mask {path} is no image that Pillow reads: {error}.") from error
-    # Aspect ratios differ by the rounding of the smaller image, one px, at least.
-    expected, got = view.slide.size[0] / view.slide.size[1], marked.width / marked.height
-    if abs(got / expected - 1) > max(0.02, 1.5 / min(marked.size)):
-        raise SlideError(
-            f"The mask {path} has {marked.width} x {marked.height} px, which has not the shape of the slide, "
-            f"{view.slide.size[0]} x {view.slide.size[1]} px (width x height)."
-        )
-    return np.asarray(marked.convert("L").resize(view.size, Image.Resampling.BOX)) >= 128
-
-
-def _mask_of_geojson(path: Path, view: SlideView) -> np.ndarray:
-    mask = np.zeros(view.size[::-1], dtype=bool)
-    for polygon in _polygons(path):
-        # A hole is cut out of its own polygon only: another one may lie inside. So each is drawn by itself.
-        corner = np.floor(np.asarray(polygon.bounds[:2]) / view.scale).astype(int).clip(0)
-        end = np.ceil(np.asarray(polygon.bounds[2:]) / view.scale).astype(int).clip(max=view.size)
-        if (end > corner).all():
-            canvas = Image.new("1", tuple((end - corner).tolist()))
-            pencil = ImageDraw.Draw(canvas)
-            for ring, ink in [(polygon.exterior, 1), *((hole, 0) for hole in polygon.interiors)]:
-                # Pillow has whole numbers at the centres of px.
-                points = np.asarray(ring.coords)[:, :2] / view.scale - corner - 0.5
-                pencil.polygon([(float(x), float(y)) for x, y in points], fill=ink)
-            mask[corner[1] : end[1], corner[0] : end[0]] |= np.asarray(canvas)
-    return mask
-
-
-def _polygons(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        shapes = shapely.get_parts([shapely.from_geojson(json.dumps(g)) for g in _geometries(content)]).tolist()
-    except (OSError, ValueError, TypeError, KeyError, shapely.errors.ShapelyError) as error:
-        raise SlideError(f"The mask {path} is no GeoJSON of polygons: {error}.") from error
-    wrong = sorted({shape.geom_type for shape in shapes} - {"Polygon"})
-    if wrong or not shapes:
-        raise SlideError(f"The mask {path} holds {wrong or 'nothing'}, expected polygons in level-0 px.")
-    return shapes
-
-
-def _geometries(content: Any) -> list[dict[str, Any]]:
-    """The geometries of GeoJSON: of a FeatureCollection, a Feature, a list of these as QuPath writes it, or itself."""
-    if isinstance(content, list):
-        return [geometry for part in content for geometry in _geometries(part)]
-    if content["type"] == "FeatureCollection":
-        return _geometries(content["features"])
-    return _geometries(content["geometry"]) if content["type"] == "Feature" else [content]

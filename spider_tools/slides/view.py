@@ -3,17 +3,20 @@
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from PIL import Image
 
-from .reader import Slide, SlideError
+from .reader import Slide
+from .slide_error import SlideError, UnreadableError
 
 RESAMPLING = "Pillow bilinear"  # embeddings of px that were made otherwise differ
 _MOST_BLOCKS = 40  # of 448 px, 24 MB: what a batch of neighbouring patches touches
 _BLOCK_PX = 448
 _SOURCE_PX = 1024
+_SMALLEST_LOST_PX = 16  # where a view cannot be read, squares of this side are left out, not whole blocks
+MOST_UNREADABLE = 0.1  # of a slide; what is damaged more than this is refused
 # 224 * (0.5 / 0.25) may come out a rounding error above a whole number.
 _ROUNDING = 1e-6
 
@@ -62,15 +65,16 @@ class SlideView:
     Args:
         slide: Is read.
         scale: `(x, y)`, level-0 px per px of the view.
+        coarsest: The last level that may be read, by default the last one of the slide.
     """
 
-    def __init__(self, slide: Slide, scale: tuple[float, float]) -> None:
+    def __init__(self, slide: Slide, scale: tuple[float, float], coarsest: Optional[int] = None) -> None:
         self.slide = slide
         self.scale = scale
         self.size = (int(slide.size[0] / scale[0] + _ROUNDING), int(slide.size[1] / scale[1] + _ROUNDING))
         finer = [
             number
-            for number, level in enumerate(slide.levels)
+            for number, level in enumerate(slide.levels[: None if coarsest is None else coarsest + 1])
             if all(factor <= s * (1 + _ROUNDING) for factor, s in zip(level.downsample, scale))
         ]
         self.level = max(finer, key=lambda number: slide.levels[number].downsample[0], default=0)
@@ -78,6 +82,7 @@ class SlideView:
         self._factors = (scale[0] / level.downsample[0], scale[1] / level.downsample[1])
         self._block_px = int(min(max(_SOURCE_PX / max(self._factors), 16), _BLOCK_PX))
         self._blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._unreadable: dict[tuple[int, int], str] = {}  # blocks that are not tried again
 
     @property
     def mpp(self) -> tuple[float, float]:
@@ -100,13 +105,60 @@ class SlideView:
             uint8 `(height, width, 3)`, a copy.
 
         Raises:
-            SlideError: The window leaves the slide, or the file is damaged there.
+            UnreadableError: The file is damaged there.
+            SlideError: The window leaves the slide.
         """
         (x, y), (width, height) = corner, size
         if x < 0 or y < 0 or x + width > self.size[0] or y + height > self.size[1]:
             raise SlideError(
                 f"{self.slide.path}: the window {corner} of {size} px leaves the {self.size} px of the view."
             )
+        try:
+            return self._from_blocks(corner, size)
+        except UnreadableError:
+            if max(size) > self._block_px:
+                raise
+            return self._made(corner, size)  # what cannot be read may lie in a block beside the window
+
+    def read_all(self) -> np.ndarray:
+        """The whole view, uint8 `(height, width, 3)`; meant for views at low magnification."""
+        return self.read((0, 0), self.size)
+
+    def read_readable(self) -> tuple[np.ndarray, np.ndarray]:
+        """The whole view, as far as it can be read; meant for views at low magnification.
+
+        Where a level is damaged, a finer one is read. What no level holds is white.
+
+        Returns:
+            uint8 `(height, width, 3)`, and bool `(height, width)`, True where it was read.
+
+        Raises:
+            SlideError: More than a tenth cannot be read.
+        """
+        pixels = np.full((*self.size[::-1], 3), 255, dtype=np.uint8)
+        readable = np.ones(self.size[::-1], dtype=bool)
+        self._fill(pixels, readable, (0, 0), self.size)
+        return pixels, readable
+
+    def _fill(self, pixels: np.ndarray, readable: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> None:
+        """Read a window into an image of the whole view; where that fails, its quarters, down to small squares."""
+        (x, y), (width, height) = corner, size
+        window = (slice(y, y + height), slice(x, x + width))
+        try:
+            pixels[window] = self.read(corner, size)
+        except UnreadableError as error:
+            if max(size) > _SMALLEST_LOST_PX:
+                for begin, part in _quarters(corner, size):
+                    self._fill(pixels, readable, begin, part)
+            elif self.level > 0:
+                SlideView(self.slide, self.scale, self.level - 1)._fill(pixels, readable, corner, size)
+            else:
+                readable[window] = False
+                if (~readable).sum() > max(MOST_UNREADABLE * readable.size, _SMALLEST_LOST_PX**2):
+                    raise SlideError(f"{error} More than {MOST_UNREADABLE:.0%} of the slide cannot be read.") from error
+
+    def _from_blocks(self, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        (x, y), (width, height) = corner, size
         window = np.empty((height, width, 3), dtype=np.uint8)
         side = self._block_px
         for row in range(y // side, (y + height - 1) // side + 1):
@@ -117,22 +169,25 @@ class SlideView:
                 window[top - y :, left - x :][: part.shape[0], : part.shape[1]] = part
         return window
 
-    def read_all(self) -> np.ndarray:
-        """The whole view, uint8 `(height, width, 3)`; meant for views at low magnification."""
-        return self.read((0, 0), self.size)
-
     def _block(self, row: int, column: int) -> np.ndarray:
         if (row, column) in self._blocks:
             self._blocks.move_to_end((row, column))
             return self._blocks[row, column]
+        if (row, column) in self._unreadable:
+            raise UnreadableError(self._unreadable[row, column])
         if len(self._blocks) >= _MOST_BLOCKS:
             self._blocks.popitem(last=False)
-        self._blocks[row, column] = block = self._read_block(row, column)
-        return block
-
-    def _read_block(self, row: int, column: int) -> np.ndarray:
         corner = (column * self._block_px, row * self._block_px)
         size = (min(self._block_px, self.size[0] - corner[0]), min(self._block_px, self.size[1] - corner[1]))
+        try:
+            self._blocks[row, column] = block = self._made(corner, size)
+        except UnreadableError as error:
+            self._unreadable[row, column] = str(error)
+            raise
+        return block
+
+    def _made(self, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """A window of the view, made from those px of its level that it needs and no others."""
         if not self.is_resampled:
             return self.slide.read_level(self.level, corner, size)
         level_size = self.slide.levels[self.level].size
@@ -164,6 +219,16 @@ class _Source:
     length: int
     missing: int
     box: tuple[float, float]
+
+
+def _quarters(corner: tuple[int, int], size: tuple[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Corner and size of the parts of a window, halved along every side that is longer than one px."""
+    halves = [[(0, length)] if length == 1 else [(0, length // 2), (length // 2, length)] for length in size]
+    return [
+        ((corner[0] + left, corner[1] + top), (right - left, bottom - top))
+        for top, bottom in halves[1]
+        for left, right in halves[0]
+    ]
 
 
 def _source(first: int, count: int, factor: float, level_length: int, view_length: int) -> _Source:

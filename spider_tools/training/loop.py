@@ -8,36 +8,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import send_to_device
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..evaluation.library import SpiderMetric
 from ..evaluation.predict import predict
 from ..flags import as_json
-from .checkpoints import Progress
+from .progress import Progress
 from .record import write_history
 from .setup import TrainingSetup
 
 SCORE = "macro_f1"  # on the validation split; the best checkpoint has the highest
 
 
-def fit(setup: TrainingSetup) -> Progress:
+def fit(setup: TrainingSetup, progress: Progress) -> Progress:
     """Train until the last epoch, early stopping, or a signal to stop; write checkpoints on the way.
+
+    Args:
+        setup: Is trained.
+        progress: Where to start; of a checkpoint that was loaded, or a new one.
 
     Returns:
         How far the run came, with its history.
 
     Raises:
-        SystemExit: The run was told to stop, by SIGTERM; it ended on a checkpoint.
+        SystemExit: The run was told to stop, by SIGTERM or Ctrl-C; it ended on a checkpoint.
         FloatingPointError: The loss became NaN or infinite; the last checkpoint stays.
         OSError: A checkpoint cannot be written; earlier ones stay.
     """
     settings, accelerator = setup.settings, setup.accelerator
-    set_seed(settings.seed, device_specific=True)
-    progress = Progress(settings=as_json(settings))
-    if settings.resume_from_checkpoint is not None:
-        progress = setup.checkpoints.load(settings.resume_from_checkpoint)
     if settings.report_to is not None:
         config = {name: value for name, value in as_json(settings).items() if value is not None}
         accelerator.init_trackers("spider", config=config)
@@ -81,7 +81,7 @@ def train_epoch(setup: TrainingSetup, progress: Progress, stop: "StopSignal", ba
         setup.accelerator.log({"train_loss": loss, "learning_rate": _rate(setup)}, step=progress.global_step)
         if told_to_stop:
             path = setup.checkpoints.save(progress)
-            raise SystemExit(f"Stopped by SIGTERM; --resume_from_checkpoint latest goes on from {path}.")
+            raise SystemExit(f"Stopped by {stop.name}; --resume_from_checkpoint latest goes on from {path}.")
         every = settings.checkpoint_every
         if every is not None and progress.global_step % every == 0 and progress.step < setup.steps_per_epoch:
             setup.checkpoints.save(progress)
@@ -161,20 +161,25 @@ def is_out_of_patience(setup: TrainingSetup, progress: Progress) -> bool:
 
 
 class StopSignal:
-    """Notes SIGTERM while the block runs, so that a run can end on a checkpoint."""
+    """Notes SIGTERM and the first Ctrl-C while the block runs, so that a run can end on a checkpoint."""
 
     def __init__(self) -> None:
         self.received = False
+        self.name = "a signal to another process"
 
     def __enter__(self) -> "StopSignal":
-        self._previous = signal.signal(signal.SIGTERM, self._note)
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step and the checkpoint
         self.received = True
+        self.name = signal.Signals(number).name
 
 
 def _not_finite(setup: TrainingSetup, progress: Progress, loss: float) -> FloatingPointError:
@@ -182,7 +187,8 @@ def _not_finite(setup: TrainingSetup, progress: Progress, loss: float) -> Floati
     return FloatingPointError(
         f"The loss is {loss} in step {progress.global_step + 1}. "
         + (f"The last good checkpoint is {last_good}. " if last_good else "There is no checkpoint yet. ")
-        + f"Lower --learning_rate ({setup.settings.learning_rate:g}), or set --max_grad_norm."
+        + ("--resume_from_checkpoint latest goes on from it" if last_good else "Start again")
+        + f" with a lower --learning_rate than {setup.settings.learning_rate:g}, or with --max_grad_norm."
     )
 
 

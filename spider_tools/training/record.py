@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..data.loading import RegionData
 from ..files import replacing, write_text
 from ..hub import is_hub_id
-from .checkpoints import Progress
+from .progress import Progress
 from .settings import TrainingSettings
 
 # Hyper-parameters that config.json notes.
@@ -45,6 +45,7 @@ def training_facts(settings: TrainingSettings, data: RegionData, progress: Progr
         "best_validation_macro_f1": progress.best_score,
         "epochs": progress.epoch,
         "settings": {name: getattr(settings, name) for name in _PUBLISHED_SETTINGS},
+        **({"changes": progress.changes} if progress.changes else {}),
     }
 
 

@@ -2,19 +2,29 @@
 
 import logging
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors import SafetensorError
 
 from ..data.loading import RegionData
 from ..data.settings import DataSettings
+from ..embeddings.identity import store_content
 from ..environment import write_settings
+from ..files import require_writable
 from ..flags import as_json
+from ..hugging_face_home import require_hugging_face_home
 from ..model_folder import save_model_folder
+from ..output_folder import only_run_in
 from ..publishing.publish import publish
 from ..publishing.settings import PublishSettings
 from ..publishing.upload import check_target
-from .checkpoints import Progress, find_checkpoint
+from .checkpoints import damage_of, find_checkpoint, read_progress
 from .loop import fit
+from .progress import Progress
 from .record import training_facts
+from .resuming import check_data, check_model, check_settings, identity_of, take_over
 from .settings import TrainingSettings
 from .setup import TrainingSetup, load_training_data, prepare_accelerator, set_up
 from .starting_model import merge_lora
@@ -37,37 +47,85 @@ def train(settings: TrainingSettings, data_settings: DataSettings) -> Optional[P
         FloatingPointError: The loss became NaN or infinite; the last checkpoint stays.
         OSError: Something cannot be read, downloaded or written; the last checkpoint stays.
     """
-    check_output_folder(settings)
-    hub = PublishSettings(private=settings.hub_private)
+    require_writable(settings.output_dir, "--output_dir")
+    if settings.embedding_store is not None and not settings.embedding_store.exists():  # one that is whole is only read
+        require_writable(settings.embedding_store, "--embedding_store")
+    require_hugging_face_home()
     if settings.push_to_hub:
-        check_target(str(settings.hub_model_id), hub)
+        check_target(str(settings.hub_model_id), PublishSettings(private=settings.hub_private))
     accelerator = prepare_accelerator(settings)
-    data = load_training_data(accelerator, settings, data_settings)
-    setup = set_up(accelerator, settings, data)
-    if accelerator.is_main_process:
-        write_settings(settings.run_folder, as_json(settings) | {"data": as_json(data_settings)})
-    progress = fit(setup)
-    export(setup, data, progress)
-    if settings.push_to_hub and accelerator.is_main_process:
-        logger.info("published %s", publish(settings.output_dir, str(settings.hub_model_id), hub))
+    with only_run_in(settings.run_folder, accelerator):
+        _train(accelerator, settings, data_settings)
     accelerator.end_training()
     return settings.output_dir if accelerator.is_main_process else None
 
 
-def check_output_folder(settings: TrainingSettings) -> None:
-    """Refuse a folder with the checkpoints of another run, and a checkpoint that cannot be resumed.
+def _train(accelerator: Accelerator, settings: TrainingSettings, data_settings: DataSettings) -> None:
+    resumed = check_output_folder(settings)
+    data = load_training_data(accelerator, settings, data_settings)
+    identity = identity_of(settings, data_settings, data)
+    if resumed is not None:
+        check_data(read_progress(resumed), identity)
+    setup = set_up(accelerator, settings, data)
+    identity |= model_identity(setup)
+    progress = start(setup, identity, resumed)
+    if accelerator.is_main_process:
+        write_settings(settings.run_folder, as_json(settings) | {"data": as_json(data_settings)})
+    progress = fit(setup, progress)
+    export(setup, data, progress)
+    if settings.push_to_hub and accelerator.is_main_process:
+        hub = PublishSettings(private=settings.hub_private)
+        logger.info("published %s", publish(settings.output_dir, str(settings.hub_model_id), hub))
+
+
+def check_output_folder(settings: TrainingSettings) -> Optional[Path]:
+    """Refuse a folder with the checkpoints of another run, and a checkpoint that cannot be resumed with these settings.
+
+    Returns:
+        The checkpoint to resume from, if the settings ask for one.
 
     Raises:
         ValueError: It is one of these.
     """
-    checkpoints = settings.run_folder / "checkpoints"
+    checkpoints = settings.checkpoints_folder
     if settings.resume_from_checkpoint is not None:
-        find_checkpoint(checkpoints, settings.resume_from_checkpoint)
-    elif any(checkpoints.glob("step_*")):
+        found = find_checkpoint(checkpoints, settings.resume_from_checkpoint)
+        check_settings(read_progress(found), settings)
+        return found
+    if any(checkpoints.glob("step_*")):
         raise ValueError(
             f"{checkpoints} holds the checkpoints of an earlier run. Go on with --resume_from_checkpoint latest, "
             "choose another --output_dir, or remove them."
         )
+    return None
+
+
+def model_identity(setup: TrainingSetup) -> dict[str, Any]:
+    """What of the model decides a run beside its settings: a backbone that does not learn, and the precision."""
+    # Adapters are as the seed made them; the weights of a backbone that learns come from the checkpoint.
+    content = store_content(None, setup.model, setup.image_processor, "")
+    if setup.settings.train_backbone == "full":
+        del content["backbone_sha256"]
+    return {
+        "backbone": content,
+        "precision": setup.accelerator.mixed_precision,
+    }
+
+
+def start(setup: TrainingSetup, identity: dict[str, Any], checkpoint: Optional[Path]) -> Progress:
+    """The state that a run starts from: the seed's, or that of a checkpoint, whose model must be the same.
+
+    Raises:
+        ValueError: The checkpoint does not fit.
+    """
+    set_seed(setup.settings.seed, device_specific=True)
+    if checkpoint is None:
+        return Progress(identity=identity)
+    check_model(read_progress(checkpoint), identity)
+    progress = setup.checkpoints.load(checkpoint)
+    take_over(progress, identity)
+    setup.checkpoints.go_on_at(setup.settings.learning_rate)
+    return progress
 
 
 def export(setup: TrainingSetup, data: RegionData, progress: Progress) -> None:
@@ -77,7 +135,11 @@ def export(setup: TrainingSetup, data: RegionData, progress: Progress) -> None:
     """
     settings = setup.settings
     if progress.best_checkpoint is not None:
-        setup.checkpoints.load_weights(settings.run_folder / "checkpoints" / progress.best_checkpoint)
+        best = settings.checkpoints_folder / progress.best_checkpoint
+        damage = damage_of(best)
+        if damage:
+            raise OSError(f"The best checkpoint, {best}, is damaged: {damage} Restore it, then resume to export it.")
+        setup.checkpoints.load_weights(best)
     setup.accelerator.wait_for_everyone()
     if not setup.accelerator.is_main_process:
         return
@@ -85,5 +147,11 @@ def export(setup: TrainingSetup, data: RegionData, progress: Progress) -> None:
     merge_lora(model)
     model.freeze_backbone()
     model.config.training = training_facts(settings, data, progress)
-    save_model_folder(model.eval(), setup.image_processor, settings.output_dir)
+    try:
+        save_model_folder(model.eval(), setup.image_processor, settings.output_dir)
+    except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own error for a full disk
+        raise OSError(
+            f"The model could not be written to {settings.output_dir} ({error}). What was learnt is in "
+            f"{setup.checkpoints.latest()}: make room, then --resume_from_checkpoint latest exports it."
+        ) from error
     logger.info("saved %s", settings.output_dir)

@@ -20,6 +20,9 @@ class TrainingSettings(EmbeddingFlags):
     interpolate_positions: bool = setting(
         False, help="fit the backbone's position embeddings to patches of another size than it was trained on"
     )
+    backbone_heads: Optional[int] = setting(
+        None, at_least=1, help="attention heads of a backbone whose configuration does not state them"
+    )
     init_from: Optional[str] = setting(
         None, help="SPIDER model to start from instead; classes that it knows keep their part of the classifier"
     )
@@ -87,6 +90,11 @@ class TrainingSettings(EmbeddingFlags):
     def run_folder(self) -> Path:
         """Where the run keeps its settings, history and checkpoints."""
         return self.output_dir / "training"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where the run keeps its checkpoints."""
+        return self.run_folder / "checkpoints"
 
 
 # What each recipe sets; a flag that is given overrides it.

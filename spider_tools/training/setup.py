@@ -187,20 +187,21 @@ def assemble(
     classifier, optimizer = accelerator.prepare(
         RegionClassifier(model, PatchNormalizer(image_processor)), _optimizer_for(model, settings)
     )
+    schedule = _schedule_for(optimizer, settings, plan.steps(len(train)))
     return TrainingSetup(
         settings=settings,
         accelerator=accelerator,
         image_processor=image_processor,
         classifier=classifier,
         optimizer=optimizer,
-        schedule=_schedule_for(optimizer, settings, plan.steps(len(train)), accelerator),
+        schedule=schedule,
         sampler=sampler,
         loader=_training_loader(train, sampler, settings, accelerator),
         regions=len(train),
         steps_per_epoch=plan.steps(len(train)),
         validation=_validation_loader(regions.get("validation"), settings, accelerator),
         checkpoints=Checkpoints(
-            settings.run_folder / "checkpoints", accelerator, classifier, settings.checkpoints_kept
+            settings.checkpoints_folder, accelerator, classifier, optimizer, schedule, settings.checkpoints_kept
         ),
     )
 
@@ -230,13 +231,11 @@ def _optimizer_for(model: "SpiderForImageClassification", settings: TrainingSett
     return torch.optim.AdamW(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def _schedule_for(optimizer: Any, settings: TrainingSettings, steps_per_epoch: int, accelerator: Accelerator) -> Any:
+def _schedule_for(optimizer: Any, settings: TrainingSettings, steps_per_epoch: int) -> Any:
     # Not prepared: accelerate would step it once per process.
-    schedule = get_cosine_schedule_with_warmup(
+    return get_cosine_schedule_with_warmup(
         optimizer, round(settings.warmup_epochs * steps_per_epoch), settings.epochs * steps_per_epoch
     )
-    accelerator.register_for_checkpointing(schedule)
-    return schedule
 
 
 def _validation_loader(

@@ -78,7 +78,7 @@ def _with_backbone(
     if settings.backbone == "random":
         backbone, backbone_config = None, _random_backbone_config(settings.backbone_config)
     else:
-        backbone = load_backbone(settings.backbone, patch_size, settings.interpolate_positions)
+        backbone = load_backbone(settings.backbone, patch_size, settings.interpolate_positions, settings.backbone_heads)
         backbone_config = backbone.config.to_dict()
     config = remote_code.config_class()(
         backbone_config=backbone_config,

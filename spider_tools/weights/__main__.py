@@ -18,6 +18,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command", parser_class=ScriptParser)
     importing = commands.add_parser("import-spider", help="turn a published SPIDER checkpoint into a repository")
     importing.add_argument("source", metavar="SOURCE", help="Hub id or folder, such as histai/SPIDER-skin-model")
+    importing.add_argument(
+        "--backbone_heads", type=int, metavar="X", help="attention heads of its backbone, if config.json lacks them"
+    )
     new = commands.add_parser("new", help="write configurations and code of an organ's model, without weights")
     new.add_argument("--organ", required=True, choices=organ_names(), help="gives the class names")
     for command in (importing, new):
@@ -34,7 +37,8 @@ def main(values: dict[str, Any]) -> None:
         new_repository(values["organ"], out)
         print(f"Configurations of the {values['organ']} model, without weights, are in {out}")
     else:
-        print(f"{import_repository(values['source'], out)}\nThe model is in {out}")
+        report = import_repository(values["source"], out, values["backbone_heads"])
+        print(f"{report}\nThe model is in {out}")
 
 
 if __name__ == "__main__":

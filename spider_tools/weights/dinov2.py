@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import Dinov2WithRegistersModel
 
-from .dinov2_config import Positions, backbone_config_of, fit_positions
+from .dinov2_config import Positions, backbone_config_of, fit_positions, require_known_heads
 from .dinov2_names import Spelling, spelling_of
 from .dinov2_pieces import MASK_TOKEN, POSITIONS, REGISTERS, FoundBackbone
 
@@ -23,12 +23,13 @@ def build_backbone(
 
     Args:
         found: Its tensors.
-        config: The source's configuration. What it does not say is read from the shapes, the number of attention
-            heads taken to be a 64th of the hidden size.
+        config: The source's configuration. What it does not say is read from the shapes. They do not show the number
+            of attention heads: without a configuration it is known for published backbones alone.
         positions: What is to become of position embeddings.
 
     Raises:
-        ValueError: Tensors are missing, left over, mis-shaped, of integers or not finite; or sizes are contradictory.
+        ValueError: Tensors are missing, left over, mis-shaped, of integers or not finite; sizes are contradictory; or
+            nothing says how many attention heads there are.
     """
     model_config = backbone_config_of(found, config or {}, positions)
     with torch.device("meta"):
@@ -42,6 +43,7 @@ def build_backbone(
     if POSITIONS in pieces:
         pieces[POSITIONS] = fit_positions(pieces[POSITIONS], expected[POSITIONS], model_config, found, positions)
     _check(found, pieces, expected)
+    require_known_heads(found.source, config or {}, model_config)
     state = {name: torch.cat([pieces[p].float() for p in spelling.pieces(name)]) for name in model.state_dict()}
     model.load_state_dict(state, assign=True)
     return model.eval()

@@ -35,7 +35,11 @@ CONFIG_FIELDS = (
     "use_swiglu_ffn",
     "num_register_tokens",
 )
-_HEAD_SIZE = 64  # of every published DINOv2, Hibou-B and Hibou-L included; tensors do not show it
+# Tensors do not show the number of attention heads, and another one gives other embeddings without any error. It is
+# certain for the published DINOv2 (S, B, L, g) and Hibou (B, L) alone: hidden size and layers, tokens of 14 px and
+# feed-forward layers of ratio 4 say which of them it is.
+_PUBLISHED_HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1536, 40): 24}
+_PUBLISHED_TOKEN, _PUBLISHED_RATIO = 14, 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Positions:
 def backbone_config_of(
     found: FoundBackbone, config: Mapping[str, Any], positions: Positions
 ) -> Dinov2WithRegistersConfig:
-    """The configuration of a backbone; see `build_backbone`."""
+    """The configuration of a backbone, with 1 attention head where the number is not known; see `build_backbone`."""
     model_type = config.get("model_type", _MODEL_TYPES[0])
     # A repository with its own code may call its model as it likes; the names of its tensors say what it is.
     if model_type not in _MODEL_TYPES and "auto_map" not in config:
@@ -64,16 +68,66 @@ def backbone_config_of(
         fields[name] = _one_side(found.source, name, fields[name])
     if positions.image_size is not None:
         fields["image_size"] = positions.image_size
-    if "num_attention_heads" not in fields:
-        fields["num_attention_heads"] = heads = max(1, fields["hidden_size"] // _HEAD_SIZE)
-        logger.info("%s does not say its number of attention heads: taking %d, of 64 values each", found.source, heads)
+    # Shapes are the same with any number, so that what is wrong with tensors is told before `require_known_heads` asks.
+    fields.setdefault("num_attention_heads", _published_heads(config, fields) or 1)
     _check_fields(found.source, fields)
     return Dinov2WithRegistersConfig(**fields)
 
 
+def with_heads(source: str, config: Mapping[str, Any], heads: Optional[int]) -> dict[str, Any]:
+    """A source's configuration with the number of attention heads that the user says.
+
+    Args:
+        source: For the message.
+        config: What the source states.
+        heads: What the user says, None for nothing.
+
+    Raises:
+        ValueError: The source states another number.
+    """
+    stated = config.get("num_attention_heads")
+    if heads is not None and stated not in (None, heads):
+        raise ValueError(f"{source} states {stated} attention heads, --backbone_heads is {heads}. Leave the flag out.")
+    return {**config} if heads is None else {**config, "num_attention_heads": heads}
+
+
+def require_known_heads(source: str, config: Mapping[str, Any], made: Dinov2WithRegistersConfig) -> None:
+    """Refuse a number of attention heads that would be a guess, and tell of one that nobody stated.
+
+    Args:
+        source: For the message.
+        config: What the source or the user states.
+        made: What `backbone_config_of` made of it.
+
+    Raises:
+        ValueError: The number is not known.
+    """
+    if config.get("num_attention_heads") is not None:
+        return
+    if _published_heads(config, made.to_dict()) is None:
+        raise ValueError(
+            f"{source} does not say its number of attention heads, and its tensors (width {made.hidden_size}, "
+            f"{made.num_hidden_layers} layers) do not show it; another number gives other embeddings. "
+            "Say it with --backbone_heads (in Python `heads`)."
+        )
+    logger.info(
+        "%s does not say its number of attention heads: taking %d, as the published backbone of this shape has",
+        source,
+        made.num_attention_heads,
+    )
+
+
+def _published_heads(config: Mapping[str, Any], fields: Mapping[str, Any]) -> Optional[int]:
+    """The heads of the published backbone that a bare state dict has the shape of, None if it is no such one."""
+    # What a configuration leaves out has the default of its own class, which is another one.
+    if config or (fields["patch_size"], fields["mlp_ratio"]) != (_PUBLISHED_TOKEN, _PUBLISHED_RATIO):
+        return None
+    return _PUBLISHED_HEADS.get((fields["hidden_size"], fields["num_hidden_layers"]))
+
+
 def _check_fields(source: str, fields: Mapping[str, Any]) -> None:
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels"):
-        if not isinstance(fields[name], int) or fields[name] < 1:
+        if not isinstance(fields[name], int) or isinstance(fields[name], bool) or fields[name] < 1:
             raise ValueError(f"{source}: {name} must be a positive integer, got {fields[name]!r}.")
     hidden, heads, side, token = (
         fields[name] for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size")

@@ -15,11 +15,14 @@ from transformers import BertModel
 
 from .. import remote_code
 from .dinov2 import build_backbone
-from .dinov2_config import CONFIG_FIELDS
-from .dinov2_pieces import find_backbone, holds_backbone, listed
+from .dinov2_config import CONFIG_FIELDS, with_heads
+from .dinov2_pieces import FoundBackbone, find_backbone, holds_backbone, listed
 from .reading import WeightSource, open_source
+from .untrained import looks_untrained
 
 if TYPE_CHECKING:
+    from transformers import Dinov2WithRegistersModel
+
     from ..remote_code import SpiderConfig, SpiderForImageClassification, SpiderImageProcessor
 
 _ENCODER_POSITIONS = "embeddings.position_embeddings.weight"
@@ -77,11 +80,12 @@ class _Import:
         return ValueError(f"{self.source.name}: {problem} Tensors without a place: {shapes or 'none'}.")
 
 
-def import_spider(source: str) -> ImportedSpider:
+def import_spider(source: str, backbone_heads: Optional[int] = None) -> ImportedSpider:
     """Recognise the parts of a published SPIDER checkpoint.
 
     Args:
         source: Folder or Hub id, with a `class_names` list in its config.json.
+        backbone_heads: Attention heads of its backbone, where config.json does not state them; see `load_backbone`.
 
     Raises:
         ValueError: A part is missing, ambiguous or of another shape, tensors are left over, the encoder ends in a
@@ -92,8 +96,7 @@ def import_spider(source: str) -> ImportedSpider:
     class_names = _class_names(opened)
     found = find_backbone(source, opened.tensors)
     work = _Import(opened, {name: tensor for name, tensor in opened.tensors.items() if name not in found.names})
-    backbone = build_backbone(found, _stated(work, found.hidden_size, CONFIG_FIELDS))
-    work.mapping.append((f"{found.prefix}*", f"backbone.* ({len(found.names)} tensors, {found.spelling.title} names)"))
+    backbone = _take_backbone(work, found, backbone_heads)
     prefix = _encoder_prefix(work)
     config = remote_code.config_class()(
         backbone_config=backbone.config.to_dict(),
@@ -110,22 +113,14 @@ def import_spider(source: str) -> ImportedSpider:
     return ImportedSpider(model, image_processor, work.mapping, work.notes)
 
 
-def looks_untrained(weight: torch.Tensor, bias: torch.Tensor, initializer_range: float = 0.02) -> bool:
-    """Whether a linear layer is as BERT initialises it: a bias of exactly 0, weights of the normal distribution.
-
-    A layer that takes part in training has another bias after its first step. One that does not gets no gradient, and
-    then neither the optimiser nor weight decay touch it.
-
-    Args:
-        weight: Float `(out, in)`.
-        bias: Float `(out,)`.
-        initializer_range: Standard deviation of the weights.
-    """
-    values = weight.double().flatten()
-    # Six standard errors of the mean and of the standard deviation of so many normal values.
-    tolerance = 6 * initializer_range / math.sqrt(len(values))
-    fresh_weights = abs(float(values.mean())) < tolerance and abs(float(values.std()) - initializer_range) < tolerance
-    return fresh_weights and not bool(bias.any())
+def _take_backbone(work: _Import, found: FoundBackbone, heads: Optional[int]) -> "Dinov2WithRegistersModel":
+    stated = _stated(work, found.hidden_size, CONFIG_FIELDS)
+    backbone = build_backbone(found, with_heads(work.source.name, stated, heads))
+    work.mapping.append((f"{found.prefix}*", f"backbone.* ({len(found.names)} tensors, {found.spelling.title} names)"))
+    if "num_attention_heads" not in stated:
+        origin = "Said with --backbone_heads" if heads else "Assumed, as published backbones of this shape have them"
+        work.notes.append(f"{origin}: {backbone.config.num_attention_heads} attention heads in the backbone.")
+    return backbone
 
 
 def _assemble(

@@ -7,7 +7,7 @@ import torch
 
 from .. import remote_code
 from .dinov2 import build_backbone
-from .dinov2_config import Positions
+from .dinov2_config import Positions, with_heads
 from .dinov2_pieces import find_backbone, holds_backbone, listed
 from .reading import locate, open_source, read_json
 
@@ -25,7 +25,7 @@ _HOW_TO_IMPORT = (
 
 
 def load_backbone(
-    source: str, patch_size: Optional[int] = None, interpolate_positions: bool = False
+    source: str, patch_size: Optional[int] = None, interpolate_positions: bool = False, heads: Optional[int] = None
 ) -> "Dinov2WithRegistersModel":
     """A DINOv2 backbone, with registers or without, strictly from its tensors.
 
@@ -39,6 +39,8 @@ def load_backbone(
         patch_size: Side in px of the patches to embed; by default what the source is for.
         interpolate_positions: Whether position embeddings of another grid of tokens are interpolated to that of
             `patch_size`, as DINOv2 does for images of another size. Otherwise they are refused.
+        heads: Number of attention heads, which tensors do not show. Needed where the source's configuration does not
+            state it; only a bare state dict of the shape of a published DINOv2 or Hibou does without.
 
     Returns:
         A `Dinov2WithRegistersModel` in float32 and evaluation mode, whatever the source's dtype. Its `pooler_output`,
@@ -47,13 +49,15 @@ def load_backbone(
 
     Raises:
         ValueError: Names that are missing, unused or mis-shaped, tensors of integers or not finite, sizes that do not
-            fit, or a source that is damaged or ambiguous.
+            fit, a number of attention heads that nobody says or that the source contradicts, or a source that is
+            damaged or ambiguous.
         OSError: There is no such source, or it cannot be downloaded; the message says what to do.
     """
     opened = open_source(source, holds_backbone)
     found = find_backbone(source, opened.tensors)
     found.note("unused", sorted(opened.tensors.keys() - found.names))
-    return build_backbone(found, opened.config, Positions(patch_size, interpolate_positions))
+    config = with_heads(source, opened.config or {}, heads)
+    return build_backbone(found, config, Positions(patch_size, interpolate_positions))
 
 
 def load_spider(source: str, revision: Optional[str] = None) -> "SpiderForImageClassification":

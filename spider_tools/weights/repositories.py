@@ -2,10 +2,16 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Optional
 
 from .. import __version__, paper_results, remote_code
-from ..model_folder import move_in, save_model_folder
+from ..files import require_writable
+from ..hugging_face_home import require_hugging_face_home
+from ..model_folder import code_files, move_in, save_model_folder
+from ..output_folder import LOCK_NAME, only_run_in
 from .import_spider import import_spider
 
 
@@ -19,26 +25,28 @@ def new_repository(organ: str, folder: Path) -> None:
     Raises:
         ValueError: Nothing is published about the organ.
         FileExistsError: The folder is not empty.
+        OSError: The folder or the Hugging Face home cannot be written, or another run fills the folder.
     """
+    _require_new(folder)
     config = remote_code.config_class()(class_names=paper_results.class_names(organ))
     config.spider_tools_version = __version__
     config.architectures = [remote_code.model_class().__name__]
     processor = remote_code.processor_class()(remote_code.image_processor_class()())
-    _require_empty(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
+    with _filling(folder) as place, tempfile.TemporaryDirectory(prefix=".unfinished-", dir=place) as unfinished:
         config.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        shutil.copy(remote_code.REPOSITORY_ROOT / "modeling_spider.py", unfinished)
-        move_in(Path(unfinished), folder)
+        for name in code_files(remote_code.REPOSITORY_ROOT):
+            shutil.copyfile(remote_code.REPOSITORY_ROOT / name, Path(unfinished, name))
+        move_in(Path(unfinished), place)
 
 
-def import_repository(source: str, folder: Path) -> str:
+def import_repository(source: str, folder: Path, backbone_heads: Optional[int] = None) -> str:
     """Turn a published SPIDER checkpoint into a model folder.
 
     Args:
         source: Folder or Hub id.
         folder: Made if absent; must be empty otherwise.
+        backbone_heads: See `import_spider`.
 
     Returns:
         What became of each tensor, and what was assumed, as text.
@@ -47,12 +55,30 @@ def import_repository(source: str, folder: Path) -> str:
         ValueError, OSError: See `import_spider`.
         FileExistsError: The folder is not empty.
     """
-    _require_empty(folder)
-    imported = import_spider(source)
-    save_model_folder(imported.model, imported.image_processor, folder)
+    _require_new(folder)
+    imported = import_spider(source, backbone_heads)
+    with _filling(folder) as place:
+        save_model_folder(imported.model, imported.image_processor, place)
     return imported.report()
 
 
+def _require_new(folder: Path) -> None:
+    """Refuse, before the work, a folder that a model cannot go into."""
+    _require_empty(folder)
+    require_writable(folder, "OUT")
+    require_hugging_face_home()
+
+
+@contextmanager
+def _filling(folder: Path) -> Iterator[Path]:
+    """Keep others out of a folder that was new, and may have got another model meanwhile; gives its full path."""
+    place = folder.resolve()
+    with only_run_in(place):
+        _require_empty(place)
+        yield place
+        (place / LOCK_NAME).unlink()  # whoever opened it before finds a folder that is not empty
+
+
 def _require_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(path.name == LOCK_NAME for path in folder.iterdir())):
         raise FileExistsError(f"{folder} must be a new or empty folder.")

@@ -6,26 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_datasets import pixels_of
+from small_regions import PATCH, SIDE, grid_of, image_of
 
-from spider_tools.data.loading import load_regions
-from spider_tools.data.settings import DataSettings
-
-PATCH = 4
-SIDE = 3 * PATCH
 NAMES = ["Stroma", "Fat"]  # not in alphabetical order
 
 
 @pytest.fixture
-def load(tmp_path):
-    def load(folder, **options):
-        options = {"cache_dir": tmp_path / "cache", "patch_size": PATCH, "context_size": 3} | options
-        return load_regions(DataSettings(str(folder), **options))
-
-    return load
-
-
-def image_of(name, height=SIDE, width=SIDE):
-    return Image.fromarray(pixels_of(name, height, width))
+def load(load_whole):
+    return lambda folder, **options: load_whole(folder, **({"validation_fraction": 0.1} | options))
 
 
 def dataset_of(prefix, slides, **changes):
@@ -48,12 +36,6 @@ def saved(tmp_path, **changes):
     train = dataset_of("train", ["a", "a", "b", "b", "c", "c"], **changes)
     datasets.DatasetDict({"train": train, "test": dataset_of("test", ["d", "d"])}).save_to_disk(str(folder))
     return folder
-
-
-def grid_of(data, row):
-    """The region of a row, put together from its patches."""
-    tiles = [data.patches.read(name) for name in row["patches"]]
-    return np.vstack([np.hstack(tiles[start : start + 3]) for start in (0, 3, 6)])
 
 
 def test_a_saved_data_set_becomes_rows_of_virtual_patches(tmp_path, load):

@@ -22,6 +22,7 @@ from spider_tools.evaluation.metrics import expected_calibration_error
 from spider_tools.evaluation.predict import context_window
 from spider_tools.evaluation.run import evaluate_model
 from spider_tools.evaluation.settings import EvaluationSettings
+from spider_tools.output_folder import only_run_in
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -170,6 +171,25 @@ def test_a_subset_evaluates_the_classes_that_both_have(settings, data_settings, 
 def test_what_the_data_or_the_model_do_not_have_is_said(settings, data_settings, change, message):
     with pytest.raises(ValueError, match=message):
         evaluate_model(replace(settings, **change), data_settings)
+
+
+def test_a_second_evaluation_into_the_same_folder_is_refused_and_writes_nothing(settings, data_settings):
+    with only_run_in(settings.output_dir):
+        with pytest.raises(OSError, match=f"{settings.output_dir} is being written by another run"):
+            evaluate_model(settings, data_settings)
+        assert [path.name for path in settings.output_dir.iterdir()] == [".lock"]
+    assert evaluate_model(settings, data_settings)["slides"] == 4
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "notes.txt/report", "/proc/no_such_folder/report"])
+def test_an_output_folder_that_cannot_be_written_is_refused_before_the_work(
+    settings, data_settings, tmp_path, monkeypatch, place
+):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("spider_tools.evaluation.run.load_regions", lambda settings: pytest.fail("work has begun"))
+    for setting in ("output_dir", "embedding_store"):
+        with pytest.raises(OSError, match=f"^--{setting} .*{place.split('/')[-1]} cannot be written"):
+            evaluate_model(replace(settings, **{setting: tmp_path / place}), data_settings)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -89,6 +90,25 @@ REFUSED = {
     "int64": (lambda: random_rgb().astype(np.int64), "has dtype torch.int64, expected uint8, or floats"),
     "uint16": (lambda: random_rgb().astype(np.uint16), "has dtype torch.uint16, expected uint8, or floats"),
     "int8 tensor": (lambda: torch.zeros(40, 40, 3, dtype=torch.int8), "has dtype torch.int8, expected uint8"),
+    "float8": (lambda: torch.zeros(40, 40, 3).to(torch.float8_e4m3fn), "has dtype torch.float8_e4m3fn, expected uint8"),
+    "sparse": (lambda: torch.zeros(40, 40, 3).to_sparse(), "is a tensor of the layout torch.sparse_coo, expected a de"),
+    "sparse bytes": (
+        lambda: torch.ones(3, 40, 40, dtype=torch.uint8).to_sparse(),
+        "is a tensor of the layout torch.sparse_coo, expected a dense one",
+    ),
+    "nested": (
+        lambda: torch.nested.nested_tensor([torch.zeros(40, 40), torch.zeros(41, 40)], layout=torch.jagged),
+        "is a nested tensor, expected a dense one",
+    ),
+    "floats without values": (lambda: torch.zeros(3, 40, 40, device="meta"), "is on the device 'meta', expected one"),
+    "bytes without values": (
+        lambda: torch.zeros(40, 40, 3, dtype=torch.uint8, device="meta"),
+        "is on the device 'meta', expected one that holds values",
+    ),
+    "masked": (
+        lambda: np.ma.masked_equal(random_rgb(), 7),
+        "is an array with masked pixels, expected a value for each",
+    ),
     "bool": (lambda: np.ones((40, 40, 3), bool), "has dtype torch.bool, expected uint8, or floats"),
     "complex": (lambda: np.ones((40, 40, 3), np.complex64), "has dtype torch.complex64, expected uint8"),
     "dates": (lambda: np.zeros((40, 40, 3), "M8[s]"), r"has dtype datetime64\[s\], expected uint8, or floats"),
@@ -178,17 +198,46 @@ def test_a_long_path_or_file_does_not_flood_the_message(processor):
         assert len(str(error.value)) < 400
 
 
-def test_a_truncated_file_stays_refused_when_tried_again(processor):
-    image = opened(jpeg()[:-700])
+def tiff(**options):
+    """A TIFF file whose directory comes before its pixels, as scanners write it; Pillow writes it last."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, random_rgb(48, 48), photometric="rgb", **options)
+    return file.getvalue()
+
+
+def tiff_of_planes():
+    file = io.BytesIO()
+    planes = random_rgb(48, 48).transpose(2, 0, 1)
+    tifffile.imwrite(file, planes, photometric="rgb", planarconfig="separate", compression="deflate")
+    return file.getvalue()
+
+
+FILES = {
+    "PNG": png,
+    "JPEG": jpeg,
+    "JPEG 2000": lambda: encoded(Image.fromarray(random_rgb()), "JPEG2000"),
+    "BMP": lambda: encoded(Image.fromarray(random_rgb()), "BMP"),
+    "TIFF": tiff,
+    "TIFF with deflated strips": lambda: tiff(compression="deflate", rowsperstrip=16),
+    "TIFF with deflated tiles": lambda: tiff(compression="deflate", tile=(16, 16)),
+    "TIFF with deflated planes": tiff_of_planes,
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_truncated_file_stays_refused_when_tried_again(processor, kind):
+    data = FILES[kind]()
+    image = opened(data[: len(data) * 2 // 3])
     for _ in range(3):
         with pytest.raises(ValueError, match="cannot be decoded"):
             processor(image)
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
-def test_a_file_cut_anywhere_is_refused_by_name(processor, file_format):
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_cut_anywhere_is_refused_by_name(processor, kind):
     """Wherever the file ends, either Pillow cannot open it or the processor says so: no other error comes through."""
-    data = encoded(Image.fromarray(random_rgb()), file_format)
+    data = FILES[kind]()
     outcomes = set()
     for end in range(1, len(data) - 20, 97):
         try:
@@ -196,6 +245,8 @@ def test_a_file_cut_anywhere_is_refused_by_name(processor, file_format):
         except OSError:
             outcomes.add("not an image")
             continue
+        with pytest.raises(ValueError, match=r"^The image cannot be decoded"):
+            processor(image)
         with pytest.raises(ValueError, match=r"^The image cannot be decoded"):
             processor(image)
         outcomes.add("refused")

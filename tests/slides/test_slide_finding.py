@@ -9,7 +9,9 @@ from spider_tools.slides.finding import find_slides
     ("name", "text", "message"),
     [
         ("m.csv", "path\na.svs\n", "has the columns .*expected `slide`"),
-        ("m.csv", "slide,colour\na.svs,red\n", "has the columns"),
+        ("m.csv", "slide,Slide \na.svs,b.svs\n", r"has the columns \['slide'\] twice"),
+        ("m.csv", "", "has the columns"),
+        ("m.tsv", "name\tmpp\na\t1\n", "has the columns .*expected `slide`"),
         ("m.csv", "slide\n", "names no slides"),
         ("m.txt", "\n\n", "names no slides"),
         ("m.csv", "slide,mpp\na.svs,fine\n", "slide 1 of .*'fine', expected a number"),

@@ -11,13 +11,11 @@ from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 from slide_files import GLASS, draw_slide, write_pyramid
-from tifffile import TiffFile
 
 from spider_tools import __version__
-from spider_tools.slides import embedding, one, pictures
+from spider_tools.slides import embedding, one
 from spider_tools.slides.finding import SlideTask
 from spider_tools.slides.many import segment_slide, segment_slides
-from spider_tools.slides.model import SlideModel
 from spider_tools.slides.one import map_slide
 from spider_tools.slides.reader import SlideError
 from spider_tools.slides.results import SlideResult, results_table
@@ -46,16 +44,6 @@ def slide_folder(tmp_path_factory):
     write_pyramid(folder / "one.tif", draw_slide(300, 230, seed=1), 0.5)
     write_pyramid(folder / "two.svs", draw_slide(310, 220, seed=2), 0.499, description="aperio")
     return folder
-
-
-@pytest.fixture
-def settings(model_folder, tmp_path):
-    return SlideSettings(str(model_folder), tmp_path / "R", num_workers=0)
-
-
-@pytest.fixture(scope="module")
-def slide_model(make_model, processor):
-    return SlideModel(make_model(), processor.image_processor, torch.device("cpu"))
 
 
 def statuses(results):
@@ -248,24 +236,6 @@ def test_memory_is_bounded_by_saving_as_it_goes(slide_folder, settings, slide_mo
     result = map_slide(SlideTask(slide_folder / "one.tif", "one"), slide_model, settings)
     assert max(added) <= 24
     assert sum(added) == result.embedded
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_damage_in_the_middle_of_a_slide_is_named(settings, slide_model, tmp_path, workers, monkeypatch):
-    monkeypatch.setattr(pictures, "_LONG_SIDE", 60)  # read from a lower level, which is whole
-    path = write_pyramid(tmp_path / "s.tif", draw_slide(300, 230, seed=1), 0.5, factors=(1, 4, 16))
-    with TiffFile(path) as file:
-        page = file.pages[0]
-        offset, count = page.dataoffsets[11], page.databytecounts[11]
-    content = bytearray(path.read_bytes())
-    content[offset : offset + count] = b"\x55" * count
-    path.write_bytes(content)
-    drawn = tmp_path / "all.png"
-    Image.new("L", (300, 230), 255).save(drawn)
-    with pytest.raises(SlideError, match=r"^\S+s\.tif is damaged at level 0, x \d+, y \d+: [^\n]*$"):
-        map_slide(SlideTask(path, "s", mask=drawn), slide_model, replace(settings, num_workers=workers))
-    assert (settings.output_dir / "s" / "tissue.png").exists()
-    assert not {path.name for path in (settings.output_dir / "s").iterdir()} & (FILES - {"tissue.png"})
 
 
 def test_one_slide_by_its_path_gets_what_a_run_gives_it(slide_folder, settings):

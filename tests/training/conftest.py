@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from training_runs import BACKBONE, PATCH_SIZE
+from training_runs import BACKBONE, PATCH_SIZE, run_settings
 
 from spider_tools.data.settings import DataSettings
 from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
-from spider_tools.training.settings import TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +30,4 @@ def data_settings(dataset, tmp_path):
 
 @pytest.fixture
 def settings(tmp_path, backbone_config):
-    return TrainingSettings(
-        output_dir=tmp_path / "run",
-        backbone="random",
-        backbone_config=str(backbone_config),
-        epochs=2,
-        batch_size=16,
-        num_workers=0,
-        mixed_precision="no",
-    )
+    return run_settings(tmp_path / "run", backbone_config, epochs=2)

@@ -95,11 +95,13 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(settings, 
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_run_on_a_checkpoint(settings, data_settings):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_stop_ends_a_run_on_a_checkpoint(settings, data_settings, number):
     settings = replace(settings, epochs=200)
-    code, error = start_and_signal(settings, data_settings, 1, signal.SIGTERM, [])
+    code, error = start_and_signal(settings, data_settings, 1, number, [])
     assert code == 1
-    assert "Stopped by SIGTERM; --resume_from_checkpoint latest goes on from" in error
+    assert "Traceback" not in error
+    assert f"Stopped by {number.name}; --resume_from_checkpoint latest goes on from" in error
     newest = sorted((settings.run_folder / "checkpoints").glob("step_*"))[-1]
     assert json.loads((newest / "progress.json").read_text())["global_step"] == int(newest.name[5:])
 

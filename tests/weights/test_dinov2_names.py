@@ -30,7 +30,7 @@ def test_both_versions_are_cut_into_the_same_pieces(backbone):
 
 def test_the_renaming_of_the_model_files_is_that_of_the_table(backbone):
     """`load_state_dict` of a model takes the older names wherever the backbone has the newer ones."""
-    hook = remote_code.model_class().__init__.__globals__["_accept_older_names"]
+    hook = remote_code.model_class().__init__.__globals__["accept_other_names"]
     state = {f"x.{name}": tensor for name, tensor in in_spelling(backbone, TRANSFORMERS_4).items()}
     hook(backbone, state, "x.")
     if any(".q_proj." in name for name in backbone.state_dict()):

@@ -8,74 +8,37 @@ import sys
 import numpy as np
 import pytest
 import torch
-from independent_dinov2 import (
-    forward,
-    in_transformers_4_names,
-    in_transformers_5_names,
-    random_state_dict,
-    save_folder,
+from independent_dinov2 import forward, in_transformers_4_names, in_transformers_5_names, save_folder
+from published_checkpoint import (
+    CLASS_NAMES,
+    CONFIG,
+    HEADS,
+    HIDDEN,
+    PARTS,
+    SIDE,
+    WIDTH,
+    bert,
+    checkpoint_parts,
+    joined,
+    native_backbone,
 )
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertModel
 
 from spider_tools.weights.__main__ import main, parse_args
 from spider_tools.weights.import_spider import import_spider, looks_untrained
 
-HIDDEN, HEADS, SIDE, WIDTH = 128, 2, 21, 48
-CLASS_NAMES = ["Vessels", "Fat", "Kaposi\u2019s sarcoma"]  # not in alphabetical order: the order is the classifier's
-CONFIG = {"model_type": "spider", "class_names": CLASS_NAMES}
 MEAN, STD = (0.7, 0.6, 0.5), (0.2, 0.25, 0.3)
-PARTS = {"backbone": "feature_extractor.", "encoder": "bert.", "projection": "projector.", "classifier": "classifier."}
-
-
-def bert(pooler=False, **changes):
-    config = {
-        "vocab_size": 1,
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 40,
-        "max_position_embeddings": 25,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        encoder = BertModel(BertConfig(**{**config, **changes}), add_pooling_layer=pooler).eval()
-        with torch.no_grad():
-            for name, parameter in encoder.named_parameters():
-                if not name.startswith("pooler."):
-                    parameter.add_(0.2 * torch.randn_like(parameter))
-    return encoder
-
-
-def linear(rows, columns, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "weight": 0.3 * torch.randn(rows, columns, generator=generator),
-        "bias": torch.randn(rows, generator=generator),
-    }
 
 
 @pytest.fixture(scope="module")
 def native():
-    return random_state_dict(
-        hidden=HIDDEN, layers=2, token=7, grid=3, registers=4, swiglu=True, width=344, seed=8, std=0.1
-    )
+    return native_backbone()
 
 
 @pytest.fixture(scope="module")
 def parts(native):
-    """The tensors of each part, by their names in it."""
-    return {
-        "backbone": in_transformers_4_names(native),
-        "encoder": dict(bert().state_dict()),
-        "projection": linear(WIDTH, HIDDEN, seed=1),
-        "classifier": linear(len(CLASS_NAMES), WIDTH, seed=2),
-    }
-
-
-def joined(parts, prefixes=PARTS):
-    return {prefixes[part] + name: tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    return checkpoint_parts(native)
 
 
 @pytest.fixture
@@ -221,7 +184,7 @@ def test_a_projection_without_bias_gets_a_bias_of_zero(write, native, parts, pix
 
 def test_heads_are_taken_from_the_sources_configuration_wherever_they_stand(write, native, parts, pixels):
     config = {
-        **CONFIG,
+        "class_names": CLASS_NAMES,
         "hidden_size": HIDDEN,
         "num_attention_heads": 4,
         "regions": {"hidden_size": HIDDEN, "patch_size": 224},  # of something else: it has no attention
@@ -306,12 +269,12 @@ def test_two_backbones_are_refused(write, native):
         ({"model_type": "spider"}, "expected a list of strings `class_names` in its config.json, got None"),
         ({"class_names": "Fat"}, "expected a list of strings `class_names` .* got 'Fat'"),
         ({"class_names": ["Fat", 2, "Wart"]}, "expected a list of strings `class_names`"),
-        ({"class_names": ["Fat", "Wart"]}, r"nothing is left for the classifier.*\(2, 48\)"),
-        ({"class_names": ["Fat", "Wart", "Fat"]}, "class_names"),
+        ({**CONFIG, "class_names": ["Fat", "Wart"]}, r"nothing is left for the classifier.*\(2, 48\)"),
+        ({**CONFIG, "class_names": ["Fat", "Wart", "Fat"]}, "class_names"),
         ({**CONFIG, "a": {"hidden_size": WIDTH, "num_attention_heads": 1, "hidden_act": "relu"}}, "hidden_act 'relu'"),
         (
             {
-                **CONFIG,
+                "class_names": CLASS_NAMES,
                 "a": {"hidden_size": HIDDEN, "num_attention_heads": 2},
                 "b": {"hidden_size": HIDDEN, "num_attention_heads": 4},
             },

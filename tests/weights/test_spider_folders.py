@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from small_backbones import native, write_folder
 
 from spider_tools import paper_results, remote_code
+from spider_tools.output_folder import only_run_in
+from spider_tools.weights import repositories
 from spider_tools.weights.__main__ import main, parse_args
 from spider_tools.weights.loading import load_spider
 
@@ -42,7 +44,7 @@ def test_new_writes_a_repository_without_weights(tmp_path, capsys, organ):
     main(parse_args(["new", "--organ", organ, str(tmp_path / organ)]))
     assert f"Configurations of the {organ} model" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / organ).iterdir()}
-    code = {f"{name}_spider.py" for name in ("configuration", "image_processor", "modeling", "processing")}
+    code = {path.name for path in remote_code.REPOSITORY_ROOT.glob("*_spider.py")}
     assert names == code | {"config.json", "preprocessor_config.json", "processor_config.json"}
     config = json.loads((tmp_path / organ / "config.json").read_text())
     assert config["class_names"] == paper_results.class_names(organ)
@@ -65,3 +67,30 @@ def test_new_refuses_a_folder_with_files(tmp_path):
     with pytest.raises(FileExistsError, match=r"must be a new or empty folder"):
         main(parse_args(["new", "--organ", "skin", str(tmp_path)]))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("words", [["new", "--organ", "skin"], ["import-spider", "no/such/model"]])
+@pytest.mark.parametrize("place", ["notes.txt/out", "/proc/no_such_folder/out"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, words, place):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OSError, match=r"OUT .* cannot be written"):
+        main(parse_args([*words, str(tmp_path / place)]))
+
+
+def test_of_two_models_for_one_new_folder_the_second_is_refused(tmp_path):
+    words = ["new", "--organ", "skin", str(tmp_path / "new")]
+    with only_run_in(tmp_path / "new"), pytest.raises(OSError, match="new is being written by another run"):
+        main(parse_args(words))
+    main(parse_args(words))  # what is left of a lock does not fill a folder
+    assert not (tmp_path / "new" / ".lock").exists()
+
+
+def test_a_folder_that_another_run_filled_meanwhile_is_left_to_it(tmp_path, monkeypatch):
+    def look(folder, setting):
+        folder.mkdir()
+        (folder / "theirs.txt").write_text("theirs")
+
+    monkeypatch.setattr(repositories, "require_writable", look)
+    with pytest.raises(FileExistsError, match="must be a new or empty folder"):
+        main(parse_args(["new", "--organ", "skin", str(tmp_path / "new")]))
+    assert {path.name for path in (tmp_path / "new").iterdir()} <= {"theirs.txt", ".lock"}

@@ -1,0 +1,67 @@
+"""What was done with a slide, and what it is good for, in words for the reader of the report."""
+
+from pathlib import Path
+from typing import Any
+
+from .classification import SlidePredictions
+from .plain_text import escaped
+from .preparing import PreparedSlide
+from .tissue import TissueMask
+
+
+def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePredictions) -> dict[str, Any]:
+    """What was done, by title."""
+    lattice, slide, settings, view = prepared.lattice, prepared.slide, prepared.settings, prepared.view
+    um = lattice.stride * view.mpp[0]
+    given = " (given, not read from the file)" if prepared.mpp_is_given else ""
+    return {
+        "Slide": escaped(prepared.task.path.name),
+        "Size at level 0": f"{slide.size[0]} x {slide.size[1]} px",
+        **_origin(prepared),
+        "um/px at level 0": f"{slide.mpp[0]:g} x {slide.mpp[1]:g}{given}",
+        "um/px for the model": f"{view.mpp[0]:g} x {view.mpp[1]:g}",
+        "Read from": f"level {view.level}" + (", resampled" if view.is_resampled else ", as it is"),
+        "Model": model_name(settings.model) + (f" at {settings.revision}" if settings.revision else ""),
+        "Backbone in": settings.dtype,
+        "Tissue": f"{escaped(mask.origin)}; at least {settings.min_tissue:.0%} of a cell",
+        **({"Warning": " ".join(mask.warnings)} if mask.warnings else {}),
+        "Patch": f"{lattice.patch_size} px, with {lattice.context_size} x {lattice.context_size} patches of context",
+        "Distance of predictions": f"{lattice.stride} px, {um:.1f} um",
+        "Predictions": len(predictions.positions),
+    }
+
+
+def model_name(model: str) -> str:
+    """A model as readers of the results may know it: its Hub id, or the last part of its folder.
+
+    What is above a folder tells of the author's computer, and nothing of the model; the weights are told by their
+    digests in slide.json.
+    """
+    folder = Path(model).expanduser()
+    return escaped(folder.resolve().name or "folder") if folder.exists() or folder.is_absolute() else escaped(model)
+
+
+def limits(predictions: SlidePredictions) -> list[str]:
+    """What the map does not say."""
+    lattice = predictions.lattice
+    return [
+        "The model names every patch with one of its classes, also tissue, stains and scanners it has never seen. "
+        "Look at the probabilities, and validate on slides of your own.",
+        f"A prediction is for a patch of {lattice.patch_size} px at the model's um/px; what is smaller is not "
+        "resolved. A finer stride moves the patch, it does not make it smaller.",
+        "Areas are counted in cells of the map. The edge of the tissue and of a class is exact to one cell.",
+        "Less than one patch at the right and lower edge of the slide is left out. Context beyond the slide's edge, "
+        "also where a patch lies only partly beyond it, is masked.",
+        "Percentages are of the tissue that was classified, not of the slide; what the tissue mask misses is in none.",
+    ]
+
+
+def _origin(prepared: PreparedSlide) -> dict[str, str]:
+    """Where QuPath's coordinates begin, if that is not the slide's corner."""
+    x, y, width, height = prepared.slide.bounds
+    if (x, y) == (0, 0):
+        return {}
+    return {
+        "Scanned": f"{width} x {height} px from x {x}, y {y}",
+        "Coordinates": f"from the corner of level 0; in prediction.geojson from x {x}, y {y}, as in QuPath",
+    }

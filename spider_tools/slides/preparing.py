@@ -1,0 +1,112 @@
+"""A slide that is opened and can be classified, and all that decides its result."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from .content import older_identity
+from .drawings import drawing_for
+from .file_check import check_is_file
+from .lattice import Lattice
+from .model import SlideModel
+from .probe import check_survives
+from .reader import Slide, open_slide
+from .settings import SlideSettings
+from .task import SlideTask
+from .view import RESAMPLING, SlideView, model_scale
+
+_RESULT_VERSION = 2  # of what is written; another one makes slides be written again
+_DRAWING_VERSION = 2  # of how drawings are read; another one makes slides with a drawing be written again
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSlide:
+    """A slide that can be classified, and how.
+
+    Attributes:
+        task: Which slide it is.
+        settings: Of the run.
+        slide: The opened file.
+        view: It at the model's um/px.
+        lattice: Where its patches lie.
+        request: What decides the result, in the form of JSON.
+        drawing: Of its tissue, if there is one.
+    """
+
+    task: SlideTask
+    settings: SlideSettings
+    slide: Slide
+    view: SlideView
+    lattice: Lattice
+    request: dict[str, Any]
+    drawing: Optional[Path]
+
+    @property
+    def older_request(self) -> Optional[dict[str, Any]]:
+        """What a version without the content of slides would have written as the request; None if it was not enough."""
+        identity = older_identity(self.request["slide"])
+        return None if identity is None else {**self.request, "slide": identity}
+
+    @property
+    def folder(self) -> Path:
+        """Of the slide's results."""
+        return self.settings.output_dir / self.task.name
+
+    @property
+    def mpp_is_given(self) -> bool:
+        """Whether the um/px were given, not read from the file."""
+        return self.settings.mpp is not None or self.task.mpp is not None
+
+
+def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> PreparedSlide:
+    """Open a slide, after another process has survived that.
+
+    Raises:
+        SlideError: The slide, or the drawing of its tissue, cannot be used.
+        ValueError: The stride does not fit the model.
+    """
+    config = model.config
+    check_is_file(task.path)
+    check_survives(task.path)
+    slide = open_slide(task.path, task.mpp if task.mpp is not None else settings.mpp)
+    view = SlideView(slide, model_scale(slide, config.mpp, settings.mpp_tolerance))
+    lattice = Lattice.on(view, config, settings.checked_stride(config.patch_size))
+    drawing = task.mask or drawing_for(settings.mask, task.name)
+    if drawing is not None:
+        check_is_file(drawing, "mask")
+    request = {
+        "version": _RESULT_VERSION,
+        "slide": slide.identity,
+        "mpp": slide.mpp,
+        "scale": view.scale,
+        "model": model.content,
+        "head_sha256": model.head_sha256,
+        "class_names": config.class_names,
+        "context_size": config.context_size,
+        "stride": lattice.stride,
+        "min_tissue": settings.min_tissue,
+        "mask_sha256": None if drawing is None else hashlib.sha256(drawing.read_bytes()).hexdigest(),
+        "tiles": settings.tiles,
+        # Only where they matter, so that what earlier versions wrote of other slides stays.
+        **({} if drawing is None else {"drawing_version": _DRAWING_VERSION}),
+        **({} if slide.bounds[:2] == (0, 0) else {"geojson_origin_level0": slide.bounds[:2]}),
+    }
+    return PreparedSlide(task, settings, slide, view, lattice, json.loads(json.dumps(request)), drawing)
+
+
+def embedding_content(request: dict[str, Any], prepared: PreparedSlide, model: SlideModel) -> dict[str, Any]:
+    """What decides the embeddings of a slide.
+
+    Stride and tissue are no part of it: another map of the same slide shares the embeddings.
+
+    Args:
+        request: Of the slide, or its older one.
+        prepared: The slide.
+        model: Embeds it.
+    """
+    source = {key: request[key] for key in ("slide", "scale")}
+    if prepared.view.is_resampled:
+        source["resampling"] = RESAMPLING
+    return {**model.content, "source": source}
