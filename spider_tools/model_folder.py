@@ -1,5 +1,6 @@
 """A model folder: a complete repository of code, configurations and weights."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from transformers.dynamic_module_utils import get_relative_imports
 
 from . import __version__, remote_code
-from .files import read_json_object, readable_as_umask_says
+from .files import file_sha256, read_json_object, readable_as_umask_says
 
 if TYPE_CHECKING:
     from .remote_code import SpiderForImageClassification, SpiderImageProcessor
@@ -67,6 +68,18 @@ def move_in(unfinished: Path, folder: Path) -> None:
     """Move the files of a model to their place, config.json last."""
     for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
         os.replace(path, folder / path.name)
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 over the files that hold a model's weights, in the order of their names: whose figures results are.
+
+    Raises:
+        ValueError: See `weight_files`.
+    """
+    digest = hashlib.sha256()
+    for name in weight_files(folder):
+        digest.update(f"{name} {file_sha256(folder / name)}\n".encode())
+    return digest.hexdigest()
 
 
 def weight_files(folder: Path) -> list[str]:

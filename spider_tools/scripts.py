@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from .flags import required_flags
+from .plain_text import escaped
 from .settings_file import settings_file
 
 # What the rooms raise for what a user can mend; its message is written for the user.
@@ -86,9 +87,16 @@ def run_script(main: Callable[[Sequence[str]], Optional[int]], argv: Optional[Se
     except FORESEEN as error:
         if "--debug" in argv:
             raise
-        print(f"{os.path.basename(sys.argv[0])}: error: {_sentence(error)}", file=sys.stderr)
+        print(f"{_program()}: error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(code or 0)
+
+
+def _program() -> str:
+    """How the user called this: a script, or a package with -m."""
+    name = os.path.basename(sys.argv[0])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.parent}" if name == "__main__.py" and spec is not None else name
 
 
 def _sentence(error: BaseException) -> str:
@@ -96,4 +104,4 @@ def _sentence(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
-    return text
+    return "\n".join(escaped(line) for line in text.splitlines())

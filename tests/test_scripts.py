@@ -83,7 +83,7 @@ def test_a_mistyped_flag_ends_with_the_usage_and_exit_code_2(name):
         (
             "segment_slide",
             ["--slide", "{tmp}/m.csv", "--model", "x", "--output_dir", "{tmp}/o"],
-            "The manifest {tmp}/m.csv",
+            "There is no manifest {tmp}/m.csv",
         ),
         ("segment_slide", ["--slide", "{tmp}", "--model", "x", "--output_dir", "{tmp}/o"], "{tmp} holds no slides"),
         (

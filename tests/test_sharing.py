@@ -1,5 +1,6 @@
 """Claims belong to one process, and become free when it lets them go or dies."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from other_user import as_another_user, readable_folder
 
-from spider_tools.sharing import Claims, is_claimed
+from spider_tools.sharing import Claims, is_claimed, refusal_in_words
 
 CLAIM_AND_SLEEP = """
 import sys, time
@@ -89,3 +91,28 @@ def test_claims_exclude_other_processes_and_end_when_they_are_killed(tmp_path, o
 def test_patience_waits_as_long_as_it_says(tmp_path, other_process):
     other_process("a")
     assert not Claims(tmp_path).claim("a", patience=0.2)
+
+
+def test_a_folder_that_may_not_be_written_is_named_with_the_remedy():
+    with readable_folder() as folder:
+        (folder / "run.lock").touch()
+        claims = Claims(folder, "Choose another one with --flag.")
+        kind, message = as_another_user(folder, lambda: claims.claim("run"))
+    assert (kind, message) == (
+        "PermissionError",
+        f"{folder} may not be written (Permission denied): it is read-only or belongs to another user. "
+        "Choose another one with --flag.",
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_every_refusal_of_the_system_is_told_in_words_and_nothing_else(number):
+    def refuse(number):
+        with refusal_in_words(Path("store"), "Choose another one."):
+            raise OSError(number, os.strerror(number), "store/run.lock")
+
+    with pytest.raises(PermissionError, match=r"^store may not be written \(.*\): .* Choose another one\.$") as caught:
+        refuse(number)
+    assert caught.value.filename is None  # the message is the sentence
+    with pytest.raises(OSError, match="No space left"):
+        refuse(errno.ENOSPC)

@@ -5,6 +5,7 @@ What lies in the folder is compared with what was opened; nothing is left out wi
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .tables import SPLITS
 
 logger = logging.getLogger(__name__)
 
+_SHARD = re.compile(r"([^/]+)-\d{5}-of-\d{5}[^/]*$")  # as `datasets` names the files of a split
 _SAVED = ("dataset_dict.json", "state.json")
 _OPENING_ERRORS = (
     datasets.exceptions.DatasetsError,
@@ -128,6 +130,9 @@ def _load_parquet(folder: Path, files: list[str], home: Path) -> Any:
 def _files_by_split(folder: Path, files: list[str]) -> dict[str, list[str]]:
     """Files by the split that their paths mention; all are for training if none mentions one."""
     split_of = {file: split_in_name(file.removesuffix(".parquet")) for file in files}
+    sharded = [match[1] for file in files if split_of[file] is None and (match := _SHARD.search(file))]
+    if sharded:
+        raise ValueError(f"{folder} has the splits {sorted(set(sharded))}, expected some of {', '.join(SPLITS)}.")
     unclear = [file for file in files if split_of[file] is None]
     if unclear and len(unclear) < len(files):
         clear = next(file for file in files if split_of[file])

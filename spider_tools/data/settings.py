@@ -13,7 +13,8 @@ class DataSettings(Settings):
     """Which data to load, and how."""
 
     dataset: str = setting(
-        help="folder with metadata.json and images/, folder of tar parts, Hub id, or folder that `datasets` can open"
+        help="folder with metadata.json and images/, folder of tar parts, Hub id, or folder of whole regions: saved by "
+        "`datasets`, Parquet, images in a folder per class, or a CSV file of their paths and labels"
     )
     dataset_revision: str | None = setting(None, help="branch, tag or commit of a data set on the Hub")
     cache_dir: Path | None = setting(

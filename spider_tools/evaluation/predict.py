@@ -69,6 +69,9 @@ def predict(
     Returns:
         labels int64 `(regions,)`, and by context size the probabilities, float32 `(regions, classes)`, in the order of
         the split.
+
+    Raises:
+        FloatingPointError: Logits are NaN or infinite.
     """
     classifier.eval()
     plain = accelerator.unwrap_model(classifier)
@@ -83,6 +86,11 @@ def predict(
                     batch["context_mask"].device
                 )
                 logits = _with_autocast(accelerator, plain, {**embedded, "context_mask": mask})
+                if not bool(torch.isfinite(logits).all()):
+                    raise FloatingPointError(
+                        "The model gives logits that are NaN or infinite: its weights are damaged, or overflow in this "
+                        "precision."
+                    )
                 gathered = accelerator.gather_for_metrics(logits.float().softmax(dim=-1))
                 probabilities[size].append(gathered.cpu())
             labels.append(accelerator.gather_for_metrics(batch["labels"]).cpu())

@@ -15,7 +15,8 @@ class ReportContext:
     Attributes:
         dataset: Name or folder of the data set.
         split: The evaluated split.
-        model: Name or folder of the model.
+        model: Hub id or name of the model; where somebody keeps it is nobody else's business.
+        weights_sha256: Of the model's weight files, see `model_folder.weights_sha256`; None where it is not known.
         compare: An organ of `paper_results.organ_names()` to compare with.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
         resamples: Number of sets of slides that the intervals come from.
@@ -25,6 +26,7 @@ class ReportContext:
     dataset: str
     split: str
     model: str
+    weights_sha256: Optional[str] = None
     compare: Optional[str] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
     resamples: int = bootstrap.RESAMPLES
@@ -36,8 +38,8 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
 
     Returns:
         `metrics`: `value` and `ci95` by figure, and a `reason` where `ci95` is `None`; `per_class`: `recall`,
-        `precision`, `f1` and `support` by class name; `dataset`, `split`, `model`; the numbers of `regions` and
-        `slides`.
+        `precision`, `f1` and `support` by class name; `dataset`, `split`, `model` and its `weights_sha256`; the numbers
+        of `regions` and `slides`.
     """
     table = metrics.per_class_table(predictions.labels, predictions.predicted, predictions.class_names)
     return {
@@ -49,6 +51,7 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
         "dataset": context.dataset,
         "split": context.split,
         "model": context.model,
+        "weights_sha256": context.weights_sha256,
         "regions": len(predictions.labels),
         "slides": predictions.num_slides,
     }

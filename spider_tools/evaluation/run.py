@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -16,10 +17,13 @@ from ..embeddings.precompute import embed_patches_once
 from ..environment import write_settings
 from ..files import require_writable
 from ..flags import as_json
+from ..hub import is_hub_id
 from ..hugging_face_home import require_hugging_face_home
 from ..launching import make_accelerator
+from ..model_folder import weights_sha256
 from ..output_folder import only_run_in
 from ..weights.loading import load_config, load_image_processor, load_spider
+from ..weights.reading import locate
 from .predict import RegionClassifier, context_window, predict
 from .predictions import Predictions
 from .report import write_report
@@ -83,7 +87,8 @@ def _report_context(
     return ReportContext(
         dataset=data.name,
         split=settings.split,
-        model=settings.model,
+        model=settings.model if is_hub_id(settings.model) else Path(settings.model).resolve().name,
+        weights_sha256=weights_sha256(locate(settings.model, settings.revision)),
         compare=settings.compare,
         by_context_size=by_context_size,
         resamples=settings.resamples,

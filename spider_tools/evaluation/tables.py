@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..paper_results import PublishedOrgan
+from ..plain_text import escaped, spreadsheet_cell
 
 _TITLES = {
     "accuracy": "Accuracy",
@@ -37,7 +38,8 @@ def per_class_tables(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, st
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["class", *_SCORES, "support"])
-    writer.writerows([name, *(row[score] for score in _SCORES), row["support"]] for name, row in per_class.items())
+    for name, row in per_class.items():
+        writer.writerow([spreadsheet_cell(name), *(row[score] for score in _SCORES), row["support"]])
     rows = [[name, *(f"{row[s]:.3f}" for s in _SCORES), f"{row['support']:,}"] for name, row in per_class.items()]
     text = markdown_table(["Class", "Recall", "Precision", "F1", "Support"], rows)
     absent = [name for name, row in per_class.items() if row["support"] == 0]
@@ -104,7 +106,8 @@ def _join(names: Iterable[str]) -> str:
 
 
 def _escaped(cell: str) -> str:
-    return " ".join(cell.split()).replace("|", "\\|")
+    """A cell that ends no table, starts no HTML and moves no cursor."""
+    return escaped(" ".join(cell.split())).replace("|", "\\|").replace("<", "&lt;")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

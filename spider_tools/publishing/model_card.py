@@ -12,7 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..evaluation.tables import headline_table
 from ..files import read_json_object, replacing, write_text
 from ..hub import is_hub_id
+from ..model_folder import weights_sha256
 from ..paper_results import organ_names, published_organ
+from ..plain_text import escaped
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 RESULT_FILES = ("results.json", "confusion_matrix.png")
@@ -64,7 +66,7 @@ def make_model_card(
     """The card that `write_model_card` writes; see there."""
     config = read_config(folder)
     training = config.get("training") or {}
-    measured = None if results is None else read_results(results, config["class_names"])
+    measured = None if results is None else read_results(results, config["class_names"], _own_weights(folder))
     license = license or (SPIDER_LICENSE if _spider_organs(training, config["class_names"]) else None)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     data = ModelCardData(
@@ -110,11 +112,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_results(folder: Path, class_names: list[str]) -> dict[str, Any]:
+def read_results(folder: Path, class_names: list[str], weights_sha256: Optional[str] = None) -> dict[str, Any]:
     """What results.json of an evaluation says.
 
     Raises:
-        ValueError: It is missing or broken, or of a model with other classes.
+        ValueError: It is missing or broken, or of a model with other classes or weights.
     """
     path = folder / "results.json"
     results = read_json_object(path)
@@ -130,12 +132,21 @@ def read_results(folder: Path, class_names: list[str]) -> dict[str, Any]:
     for name, value in figures.items():
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ValueError(f"{path}: expected a number for {name}, got {value!r}.")
+    if weights_sha256 is not None and results.get("weights_sha256") not in (None, weights_sha256):
+        raise ValueError(
+            f"{path} is of other weights, {results['weights_sha256']}; these are {weights_sha256}. Evaluate this model."
+        )
     if evaluated != class_names:
         raise ValueError(
             f"{path} is of another model: it has the classes {evaluated}, config.json has {class_names}. "
             "Evaluate this model."
         )
     return results
+
+
+def _own_weights(folder: Path) -> Optional[str]:
+    """The digest of a folder's weights, None where it has none yet."""
+    return weights_sha256(folder) if any(folder.glob("*.safetensors")) else None
 
 
 def _eval_results(measured: Mapping[str, Any]) -> list[EvalResult]:
@@ -236,7 +247,7 @@ def _name_of(dataset: str) -> str:
 
 def _cell(value: Any) -> str:
     """A value for a cell of a Markdown table, with nothing that ends the cell or starts HTML."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    return escaped(" ".join(str(value).split())).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _read_environment(folder: Path) -> dict[str, Any]:

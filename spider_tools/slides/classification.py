@@ -97,6 +97,6 @@ def _check_finite(logits: np.ndarray, positions: np.ndarray) -> None:
     if bad.any():
         raise FloatingPointError(
             f"The logits of {bad.sum():,} of {len(bad):,} patches are NaN or infinite, the first at row, column = "
-            f"{positions[bad][0].tolist()}, though their embeddings are not: expected numbers. The weights of the "
-            "model's head are damaged, or its training went astray; take an earlier checkpoint."
+            f"{positions[bad][0].tolist()}, expected numbers. The weights of the model's head are damaged, or its "
+            "training went astray: take an earlier checkpoint."
         )

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..plain_text import spreadsheet_cell
 from .classification import SlidePredictions
-from .plain_text import spreadsheet_cell
 
 _CERTAIN_LOCATIONS = 5
 

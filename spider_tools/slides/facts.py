@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from ..plain_text import escaped
 from .classification import SlidePredictions
-from .plain_text import escaped
 from .preparing import PreparedSlide
 from .tissue import TissueMask
 

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Optional
 
+from ..plain_text import escaped
 from .file_check import check_is_file
-from .plain_text import escaped
 from .task import SlideTask, checked_name
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,10 @@ def _separator(text: str) -> str:
 
 
 def _rows(path: Path, text: str, separator: str) -> list[dict[Any, Any]]:
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:  # as a cell of more than 131,072 characters, behind a quote that nothing closes
+        raise ValueError(f"The manifest {path} cannot be read: {error}.") from error
     rows = [row for row in rows if any(cell.strip() for cell in row)]
     names = [name.strip().casefold() for name in rows[0]] if rows else []
     twice = sorted(name for name, count in Counter(names).items() if count > 1 and name in _COLUMNS)

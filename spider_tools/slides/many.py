@@ -12,10 +12,10 @@ from accelerate.utils import broadcast_object_list
 
 from ..files import require_writable
 from ..launching import make_accelerator
+from ..plain_text import escaped
 from .finding import find_slides
 from .model import SlideModel
 from .one import map_slide
-from .plain_text import escaped
 from .results import SlideResult
 from .settings import SlideSettings
 from .shared_run import SharedRun, new_run_folder, remove_dead_runs

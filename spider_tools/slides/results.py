@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .plain_text import escaped
+from ..plain_text import escaped
 
 _STATUSES = ("done", "skipped", "failed")
 _LONGEST_MESSAGE = 160

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import torch
 
 from .. import remote_code
+from ..model_folder import weight_files
 from .dinov2 import build_backbone
 from .dinov2_config import Positions, with_heads
 from .dinov2_pieces import find_backbone, holds_backbone, listed
@@ -71,8 +72,10 @@ def load_spider(source: str, revision: Optional[str] = None) -> "SpiderForImageC
         ValueError: The source is no such model, or its weights do not fit it one to one.
         OSError: There is no such source, or it cannot be downloaded; the message says what to do.
     """
+    folder = _spider_folder(source, revision)
+    weight_files(folder)  # refuses an index that leads out of the folder, which Transformers would follow
     model, report = remote_code.model_class().from_pretrained(
-        _spider_folder(source, revision),
+        folder,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         use_safetensors=True,

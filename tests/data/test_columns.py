@@ -191,6 +191,12 @@ def test_a_parquet_file_that_would_be_left_out_is_refused(tmp_path, load_whole):
         load_whole(tmp_path / "d")
 
 
+def test_shards_of_an_unknown_split_are_refused(tmp_path, load_whole):
+    write_parquet(tmp_path / "d", BYTES, name="holdout-00000-of-00001")
+    with pytest.raises(ValueError, match=r"has the splits \['holdout'\], expected some of train, validation, test"):
+        load_whole(tmp_path / "d")
+
+
 def test_a_readme_may_say_which_file_is_what_if_it_names_all(tmp_path, load_whole):
     folder = write_parquet(tmp_path / "d", BYTES, name="first")
     write_parquet(folder, BYTES[:2], pa.array(LABELS[:2]), name="second")

@@ -11,40 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from store_contents import CONTENT, HIDDEN, SHARDS, add, embedding_of, file_of, fill, flip_a_byte, truncate
 
 from spider_tools.embeddings.store import EmbeddingStore
-from spider_tools.embeddings.store_index import StoreIndex, add_shard, prepare_store
-
-HIDDEN = 6
-CONTENT = {"backbone": "one", "preprocessing": [0.5, 0.25]}
-SHARDS = {  # uneven, and not in the order of the names
-    "first": ["m.png", "c.png", "x.png"],
-    "second": ["a.png"],
-    "third": ["z é 日本.png", "", "b\n.png", "q" * 300, "d.png"],
-}
-
-
-def embedding_of(name):
-    """Any six numbers that differ between names, float16."""
-    return np.random.default_rng(list(name.encode())).normal(size=HIDDEN).astype(np.float16)
-
-
-def add(folder, names):
-    rows = np.stack([embedding_of(name) for name in names])
-    return add_shard(folder, pa.array(names, pa.large_string()), torch.from_numpy(rows))
+from spider_tools.embeddings.store_index import add_shard, prepare_store
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A store of nine patches in three shards."""
-    prepare_store(tmp_path, CONTENT, HIDDEN)
-    for names in SHARDS.values():
-        add(tmp_path, names)
-    return tmp_path
-
-
-def file_of(folder, which):
-    return folder / StoreIndex.read(folder).shards[list(SHARDS).index(which)].file
+    return fill(tmp_path)
 
 
 def test_rows_of_any_shape_hold_the_embeddings_of_their_names(folder):
@@ -137,16 +112,6 @@ def test_a_pickled_store_keeps_its_rows_while_the_store_grows_and_travels_light(
     np.testing.assert_array_equal(received[rows].numpy(), np.stack([embedding_of("d.png"), embedding_of(many[77])]))
     assert received.rows(["d.png", many[77]]).tolist() == rows.tolist()
     assert EmbeddingStore.open(folder).rows(["later.png"]).tolist() == [509]
-
-
-def flip_a_byte(path):
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 0x10
-    path.write_bytes(data)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-5])
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate, Path.unlink])

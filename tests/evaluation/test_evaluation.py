@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModel, AutoProcessor
 
@@ -22,7 +24,9 @@ from spider_tools.evaluation.metrics import expected_calibration_error
 from spider_tools.evaluation.predict import context_window
 from spider_tools.evaluation.run import evaluate_model
 from spider_tools.evaluation.settings import EvaluationSettings
+from spider_tools.model_folder import weights_sha256
 from spider_tools.output_folder import only_run_in
+from spider_tools.weights.loading import load_spider
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -224,3 +228,30 @@ def test_the_script_gives_the_same_report_with_one_process_and_with_two(settings
     assert json.loads((tmp_path / "two" / "results.json").read_text()) == expected
     one, two = (reported_probabilities(f, CLASS_NAMES)[0] for f in (settings.output_dir, tmp_path / "two"))
     np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_results_name_the_weights_and_not_where_somebody_keeps_them(settings, data_settings, evaluated):
+    evaluate_model(settings, data_settings)
+    results = json.loads((settings.output_dir / "results.json").read_text())
+    assert results["model"] == Path(evaluated).name
+    assert results["weights_sha256"] == weights_sha256(Path(evaluated))
+    assert str(Path(evaluated).parent) not in (settings.output_dir / "results.json").read_text()
+
+
+def test_weights_that_are_no_numbers_are_told_in_words(settings, data_settings, tmp_path, evaluated):
+    broken = shutil.copytree(evaluated, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.bias"][1] = float("nan")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(FloatingPointError, match="logits that are NaN or infinite"):
+        evaluate_model(replace(settings, model=str(broken)), data_settings)
+
+
+def test_an_index_that_leads_out_of_the_folder_is_not_followed(tmp_path, evaluated):
+    folder = shutil.copytree(evaluated, tmp_path / "led_out")
+    (folder / "model.safetensors").rename(tmp_path / "x.safetensors")
+    names = load_file(tmp_path / "x.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../x.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"names '\.\./x\.safetensors'"):
+        load_spider(str(folder))

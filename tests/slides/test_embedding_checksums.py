@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from spider_tools.slides.classification import classify_positions
+from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.many import segment_slides
 from spider_tools.slides.saved_embeddings import SavedEmbeddings
 from spider_tools.slides.tensor_file import has_the_form, sha256_in, sha256_of
@@ -148,3 +150,12 @@ def test_the_next_map_of_a_slide_is_the_same_whatever_became_of_the_file(tmp_pat
     (folder / "slide.json").unlink()
     assert segment_slides([slide_file], settings)[0].embedded > 0
     assert (folder / "composition.csv").read_bytes() == composition
+
+
+def test_embeddings_of_an_earlier_version_that_are_no_numbers_make_no_map(tmp_path, slide_model):
+    """Without a checksum nothing else tells."""
+    lattice = Lattice(28, 28, 5, (56, 28), (1.0, 1.0))
+    embeddings = torch.zeros(2, slide_model.config.backbone_config.hidden_size)
+    embeddings[1, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"The logits of 2 of 2 patches are NaN.* row, column = \[0, 0\]"):
+        classify_positions(slide_model, lattice, np.ones((1, 2), dtype=bool), np.array([[0, 1]]), embeddings)

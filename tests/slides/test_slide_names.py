@@ -148,6 +148,12 @@ def test_bytes_that_are_no_utf8_and_no_file_are_refused_with_their_row(tmp_path,
     assert str(refusal.value).isprintable()
 
 
+def test_a_quote_that_nothing_closes_is_refused_in_words(tmp_path):
+    (tmp_path / "m.csv").write_text('slide\n"' + "a.svs\n" * 50_000)
+    with pytest.raises(ValueError, match=r"m\.csv cannot be read: field larger than field limit"):
+        read_manifest(tmp_path / "m.csv")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
 def test_a_manifest_of_wide_characters_is_refused(tmp_path, encoding):
     (tmp_path / "m.csv").write_bytes("slide\na.svs\n".encode(encoding))
