@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..files import write_text
 from .caches import only_one_process
-from .columns import SPLIT_COLUMN, Columns, named_like
+from .columns import SPLIT_COLUMN, Columns, image_column, is_text, named_like
 from .image_folders import open_image_folder
 from .listing import images_among, split_in_name, split_of_folder, visible_files
 from .path_lists import find_lists, is_metadata, open_lists
@@ -63,7 +63,7 @@ def open_dataset(folder: Path, columns: Columns, content: str, cache_dir: Path) 
         else:
             opened = _open_files(folder, columns, content, cache_dir)
     except _OPENING_ERRORS as error:
-        if str(folder) in str(error):
+        if isinstance(error, ValueError) and str(folder) in str(error):
             raise
         raise ValueError(f"{folder} cannot be opened as a data set of regions: {error.__cause__ or error}") from error
     splits = {str(name): split for name, split in opened.items()} if isinstance(opened, dict) else {"train": opened}
@@ -82,10 +82,23 @@ def _open_files(folder: Path, columns: Columns, content: str, cache_dir: Path) -
     if lists:
         dataset = open_lists(folder, lists, columns)
         _compare(folder, lists, images, set(dataset[columns.image or "image"]))
+        _warn_of_left_out(folder, [table for table in tables if table not in lists], lists[0])
         return dataset
     if tables:
-        return _open_parquet(folder, tables, cache_dir / "datasets" / content[:16])
+        opened = _open_parquet(folder, tables, cache_dir / "datasets" / content[:16])
+        features = next(iter(opened.values())).features
+        if not is_text(features[image_column(features, columns.image)]):
+            _warn_of_left_out(folder, images, tables[0])
+        return opened
     return open_image_folder(folder, images, sorted(set(files) - set(images)))
+
+
+def _warn_of_left_out(folder: Path, files: list[str], taken: str) -> None:
+    if files:
+        logger.warning(
+            "%s is read from %s: %d files beside it are left out, the first is %s.",
+            *(folder, taken, len(files), files[0]),
+        )
 
 
 def _parquet_among(files: list[str]) -> list[str]:

@@ -9,6 +9,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..workers import worker_failures_in_words
+
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification
 
@@ -78,7 +80,10 @@ def predict(
     labels: list[torch.Tensor] = []
     probabilities: dict[int, list[torch.Tensor]] = {size: [] for size in context_sizes}
     hidden = not progress or not accelerator.is_main_process
-    with tqdm(total=len(loader.dataset), desc=progress, unit="region", disable=hidden) as bar:
+    with (
+        worker_failures_in_words(),
+        tqdm(total=len(loader.dataset), desc=progress, unit="region", disable=hidden) as bar,
+    ):
         for batch in loader:
             embedded = {"patch_embeddings": _with_autocast(accelerator, plain.embed, batch)}
             for size in context_sizes:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..evaluation.library import SpiderMetric
 from ..evaluation.predict import predict
 from ..flags import as_json
+from ..workers import worker_failures_in_words
 from .progress import Progress
 from .record import write_history
 from .setup import TrainingSetup
@@ -104,7 +105,8 @@ def optimizer_step(
     settings, accelerator = setup.settings, setup.accelerator
     total = torch.zeros(2, device=accelerator.device)
     for number in range(settings.gradient_accumulation_steps):
-        batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
+        with worker_failures_in_words():
+            batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
         last = number == settings.gradient_accumulation_steps - 1
         with nullcontext() if last else accelerator.no_sync(setup.classifier):
             logits = setup.classifier(batch)

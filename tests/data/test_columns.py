@@ -211,3 +211,11 @@ def test_a_readme_may_say_which_file_is_what_if_it_names_all(tmp_path, load_whol
 def test_a_column_of_splits_divides_a_parquet_file(tmp_path, load_whole):
     folder = write_parquet(tmp_path / "d", BYTES, split=["train", "train", "Test"])
     assert {name: len(split) for name, split in load_whole(folder).splits.items()} == {"train": 2, "test": 1}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "paths"])
+def test_images_beside_a_parquet_file_that_holds_its_own_are_warned_of(tmp_path, load_whole, caplog, kind):
+    folder = write_parquet(write_images(tmp_path / "d", *PATHS), IMAGES[kind])
+    assert content_of(load_whole(folder)) == ALL
+    said = "is read from train.parquet: 3 files beside it are left out, the first is images/x.png"
+    assert (said in caplog.text) == (kind == "bytes")

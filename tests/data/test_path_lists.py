@@ -173,3 +173,14 @@ def test_a_csv_file_beside_class_folders_that_is_no_list_changes_nothing(tmp_pat
     assert load_whole(folder).class_names == ["a", "b"]
     assert "checksums.csv names images but no labels" in caplog.text
     assert "patients.csv" not in caplog.text
+
+
+def test_a_jsonl_row_without_a_path_or_that_is_no_object_is_refused(folder, load_whole):
+    lines = [json.dumps({"file_name": path, "label": label}) for path, label, _ in ROWS]
+    (folder / "metadata.jsonl").write_text("\n".join([*lines, '{"label": "Fat"}']))
+    with pytest.raises(ValueError, match=r"Row 4 of split 'train', field 'image': .*expected an image, got null"):
+        load_whole(folder)
+    for line, message in (("[1]", "line 5: expected an object, got list"), ("{", "line 5: Expecting")):
+        (folder / "metadata.jsonl").write_text("\n".join([*lines, line]))
+        with pytest.raises(ValueError, match=message):
+            load_whole(folder)
