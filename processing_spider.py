@@ -6,6 +6,8 @@ from typing import Any, Optional, Union
 
 from transformers import BatchFeature, ProcessorMixin
 
+from .sources_spider import make_replaceable
+
 
 class SpiderProcessor(ProcessorMixin):
     r"""Turns regions into the inputs of `SpiderForImageClassification`.
@@ -58,6 +60,7 @@ class SpiderProcessor(ProcessorMixin):
             push_to_hub: Whether to upload the files afterwards, as `push_to_hub(repo_id, **kwargs)`.
             **kwargs: For the upload: `repo_id` (by default the folder's name), `token`, `private` and so on.
         """
+        make_replaceable()
         files = super().save_pretrained(save_directory) + self.image_processor.save_pretrained(save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)

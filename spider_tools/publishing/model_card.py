@@ -20,6 +20,10 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 RESULT_FILES = ("results.json", "confusion_matrix.png")
 SPIDER_LICENSE = "cc-by-nc-4.0"  # of the published data sets, and so of what is trained on them
 _TAGS = ["pathology", "histology", "whole-slide-imaging", "spider", "custom_code", "arxiv:2503.02876"]
+# Of the template, in every version of it.
+_OWN_SENTENCE = (
+    "A vision transformer embeds each patch, a small attention head reads the embeddings and names the class"
+)
 # Figure of results.json, metric of the Hub, name of both for people.
 _HUB_METRICS = (
     ("accuracy", "accuracy", "Accuracy"),
@@ -58,6 +62,11 @@ def write_model_card(
                     shutil.copyfile(source, unfinished)
     write_text(folder / "README.md", str(card))
     return folder / "README.md"
+
+
+def is_written_by_hand(readme: Path) -> bool:
+    """Whether there is a README.md that is no card of `write_model_card`, of this version or an earlier one."""
+    return readme.is_file() and _OWN_SENTENCE not in " ".join(readme.read_text("utf-8", "replace").split())
 
 
 def make_model_card(

@@ -1,12 +1,15 @@
 """Publishing a model folder from its files to the commit."""
 
+import logging
 from pathlib import Path
 
 from ..files import require_writable
 from .checks import check_loads, model_files, own_results
-from .model_card import RESULT_FILES, write_model_card
+from .model_card import RESULT_FILES, is_written_by_hand, write_model_card
 from .settings import PublishSettings
 from .upload import check_target, upload
+
+logger = logging.getLogger(__name__)
 
 
 def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSettings()) -> str:
@@ -15,7 +18,7 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     Uploaded are the model's weights, configurations and code, the card, and of an evaluation results.json and
     confusion_matrix.png: nothing else that the folder holds. Readers see all of it or nothing. After an interruption
     the same call goes on: weights that have arrived are not sent again. A folder that the repository holds already
-    makes no commit.
+    makes no commit. A README.md that somebody wrote by hand is uploaded as it is.
 
     Args:
         folder: A model folder, as training leaves it.
@@ -36,8 +39,15 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     require_writable(folder, "MODEL_FOLDER")
     check_target(repo_id, settings)
     results = settings.results or own_results(folder)
-    files["README.md"] = write_model_card(folder, results, repo_id, settings.license)
+    if is_written_by_hand(folder / "README.md"):
+        logger.warning(
+            "%s was not written by this package and is published as it is; remove it to have a card written",
+            folder / "README.md",
+        )
+        files["README.md"] = folder / "README.md"
+    else:
+        files["README.md"] = write_model_card(folder, results, repo_id, settings.license)
     if results is not None:
-        files |= {name: folder / name for name in RESULT_FILES if (results / name).is_file()}
+        files |= {name: results / name for name in RESULT_FILES if (results / name).is_file()}
     check_loads(files)
     return upload(files, repo_id, settings)

@@ -42,7 +42,7 @@ def fit(setup: TrainingSetup, progress: Progress) -> Progress:
     if settings.report_to is not None:
         config = {name: value for name, value in as_json(settings).items() if value is not None}
         accelerator.init_trackers("spider", config=config)
-    with StopSignal() as stop, _progress_bar(setup, progress) as bar:
+    with StopSignal() as stop, worker_failures_in_words(), _progress_bar(setup, progress) as bar:
         while progress.epoch < settings.epochs and not is_out_of_patience(setup, progress):
             regions_per_second = train_epoch(setup, progress, stop, bar)
             row = {
@@ -105,8 +105,7 @@ def optimizer_step(
     settings, accelerator = setup.settings, setup.accelerator
     total = torch.zeros(2, device=accelerator.device)
     for number in range(settings.gradient_accumulation_steps):
-        with worker_failures_in_words():
-            batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
+        batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
         last = number == settings.gradient_accumulation_steps - 1
         with nullcontext() if last else accelerator.no_sync(setup.classifier):
             logits = setup.classifier(batch)

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import AutoProcessor, pipeline
 
 from spider_tools.weights.dinov2_names import TRANSFORMERS_4, TRANSFORMERS_5, in_pieces
 
@@ -79,12 +79,13 @@ def test_weights_can_be_read_by_whom_the_umask_allows(model, tmp_path, mask):
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~mask}
 
 
-def test_a_model_with_read_only_sources_can_be_saved(model_folder, load_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["model", "processor"])
+def test_what_has_read_only_sources_can_be_saved(model_folder, load_model, tmp_path, monkeypatch, kind):
     """Transformers 4 copies files with their rights, and copies some of them twice. Root may overwrite any of them."""
-    source = shutil.copytree(model_folder, tmp_path / "read_only")
+    source = shutil.copytree(model_folder, tmp_path / f"read_only_{kind}")
     for path in source.glob("*.py"):
         path.chmod(0o444)
-    model = load_model(source)
+    loaded = load_model(source) if kind == "model" else AutoProcessor.from_pretrained(source, trust_remote_code=True)
     copy_content = shutil.copyfile
 
     def copy_as_others_do(origin, target, **options):
@@ -94,9 +95,10 @@ def test_a_model_with_read_only_sources_can_be_saved(model_folder, load_model, t
 
     monkeypatch.setattr(shutil, "copyfile", copy_as_others_do)
     for _ in range(2):
-        model.save_pretrained(tmp_path / "saved")
+        loaded.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").glob("*.py")}
-    assert names >= {"modeling_spider.py", "configuration_spider.py", "backbone_spider.py", "sources_spider.py"}
+    own = "modeling_spider.py" if kind == "model" else "processing_spider.py"
+    assert names >= {own, "configuration_spider.py", "sources_spider.py"}
 
 
 def test_folders_of_one_name_and_different_code_are_told_apart(model_folder, load_model, tmp_path, caplog):

@@ -17,7 +17,7 @@ from spider_tools import remote_code
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 40
-CODE = ["configuration_spider.py", "image_processor_spider.py", "images_spider.py", "processing_spider.py"]
+CODE = [f"{name}_spider.py" for name in ("configuration", "image_processor", "images", "processing", "sources")]
 FILES = ["preprocessor_config.json", "processor_config.json"]
 
 SpiderImageProcessor = remote_code.image_processor_class()

@@ -2,13 +2,15 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import pytest
-from publishing_folders import save_model
+from publishing_folders import REPO, SETTINGS, save_model
 
 from spider_tools.model_folder import weights_sha256
 from spider_tools.publishing.checks import model_files
 from spider_tools.publishing.model_card import make_model_card
+from spider_tools.publishing.publish import publish
 
 
 def note_weights(folder, sha256):
@@ -47,3 +49,15 @@ def test_the_digest_is_that_of_the_files_whatever_their_folder(folder, tmp_path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert weights_sha256(tmp_path / "elsewhere") == weights_sha256(folder)
+
+
+def test_a_card_that_somebody_wrote_is_published_as_it_is_and_ours_is_written_anew(hub, folder, monkeypatch, caplog):
+    monkeypatch.setattr("spider_tools.publishing.publish.check_loads", lambda files: None)
+    (folder / "README.md").write_text("# Mine\n\nDo not touch.\n")
+    publish(folder, REPO, SETTINGS)
+    assert hub.files(REPO)["README.md"] == b"# Mine\n\nDo not touch.\n"
+    assert "was not written by this package and is published as it is" in caplog.text
+    (folder / "README.md").unlink()
+    for _ in range(2):
+        publish(folder, REPO, replace(SETTINGS, exist_ok=True))
+        assert b"## Intended use and limits" in hub.files(REPO)["README.md"]
