@@ -14,6 +14,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ..sharing import refusal_in_words
+from .regular_files import refuse_irregular
 
 _RANGE = 2000  # items that one process takes at once; fewer in all are not worth starting processes for
 
@@ -48,7 +49,8 @@ def digest(*parts: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """32 hexadecimal digits of a file's content."""
+    """32 hexadecimal digits of a file's content; what is no regular file is refused."""
+    refuse_irregular(path)
     result = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -13,6 +13,23 @@ class RepeatedKeys(dict):
     first = ""
 
 
+class LongNumber:
+    """A whole number of more digits than Python converts."""
+
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
+
+    def __repr__(self) -> str:
+        return f"a number of {self._digits:,} digits"
+
+
+def _whole_number(text: str) -> int | LongNumber:
+    try:
+        return int(text)
+    except ValueError:
+        return LongNumber(len(text.lstrip("-")))
+
+
 def _as_object(pairs: list[tuple[str, Any]]) -> dict:
     result = dict(pairs)
     if len(result) == len(pairs):
@@ -50,7 +67,7 @@ class JsonWindow:
     def __init__(self, path: Path, file: TextIO) -> None:
         self._path, self._file = path, file
         self._text, self._position, self._done = "", 0, 0
-        self._decoder = json.JSONDecoder(object_pairs_hook=_as_object)
+        self._decoder = json.JSONDecoder(object_pairs_hook=_as_object, parse_int=_whole_number)
 
     def value(self) -> Any:
         """Decode the next value."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows their endings, not how to open them
+from .image_files import IMAGE_FORMATS
+
 _LITTER = {"thumbs.db", "desktop.ini"}
 _SPLIT_WORDS = {
     "train": "train",
@@ -48,9 +49,9 @@ def visible_files(folder: Path) -> list[str]:
 
 
 def images_among(files: Iterable[str]) -> list[str]:
-    """Those whose ending Pillow can open, in the same order."""
+    """Those with an ending of `IMAGE_FORMATS`, in the same order."""
     known = Image.registered_extensions()
-    endings = tuple(e for e, kind in known.items() if kind in Image.OPEN and kind not in _NO_PICTURES)
+    endings = tuple(ending for ending, kind in known.items() if kind in (*IMAGE_FORMATS, "MPO"))
     return [file for file in files if file.lower().endswith(endings)]
 
 

@@ -15,6 +15,7 @@ from . import locating, tar_parts
 from .caches import default_cache_dir, digest, only_one_process
 from .opening import holds_whole_regions
 from .patches import PatchSource
+from .room_on_disk import full_disk_in_words
 from .selection import Selection
 from .settings import DataSettings
 from .sources import TABLE_VERSION, Source, SpiderFolder, WholeRegionFolder
@@ -56,8 +57,9 @@ class RegionData:
 def load_regions(settings: DataSettings) -> RegionData:
     """Load a data set; of several processes that do so at once, one does the work and the others wait.
 
-    Checking the headers of all images takes minutes for millions of them. It is done once and remembered in the cache
-    with the table of regions, for as long as metadata and images stay as they are.
+    Checking the headers of all images takes minutes for millions of them, decoding them for `skip_bad_records` up to
+    hours. It is done once and remembered in the cache with the table of regions, for as long as metadata and images
+    stay as they are.
 
     Raises:
         ValueError: The data set cannot be used. The message names the source, or record and field, and the remedy.
@@ -113,7 +115,7 @@ def _once(path: Path, make: Callable[[Path], object]) -> None:
     if not path.exists():  # else nothing is written, and no lock is needed
         with only_one_process(path):
             if not path.exists():
-                with replacing(path) as unfinished:
+                with full_disk_in_words(path.parent), replacing(path) as unfinished:
                     make(unfinished)
 
 

@@ -19,6 +19,7 @@ from .columns import SPLIT_COLUMN, Columns, image_column, is_text, named_like
 from .image_folders import open_image_folder
 from .listing import images_among, split_in_name, split_of_folder, visible_files
 from .path_lists import find_lists, is_metadata, open_lists
+from .regular_files import refuse_irregular
 from .tables import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def open_dataset(folder: Path, columns: Columns, content: str, cache_dir: Path) 
     """
     try:
         if any((folder / name).is_file() for name in _SAVED):
+            for path in folder.rglob("*.arrow"):
+                refuse_irregular(path)
             opened = datasets.load_from_disk(str(folder))
         else:
             opened = _open_files(folder, columns, content, cache_dir)
@@ -125,6 +128,8 @@ def _open_parquet(folder: Path, files: list[str], home: Path) -> dict[str, Any]:
 
 
 def _load_parquet(folder: Path, files: list[str], home: Path) -> Any:
+    for file in files:
+        refuse_irregular(folder / file)
     if (folder / "README.md").is_file() and "data_files" in (folder / "README.md").read_text(encoding="utf-8"):
         # A repository of the Hub may say there which file is what.
         builder = datasets.load_dataset_builder(str(folder), cache_dir=str(home.resolve()))

@@ -1,13 +1,11 @@
 """Patches by name, out of a SPIDER folder or cut from whole regions, and batches in which each is opened once."""
 
 import functools
-import io
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +13,9 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from ..images import DECODING_ERRORS, to_rgb, unusable_mode
+from .image_files import image_problem, open_encoded, open_image
+
+_REMEDY = "Mend it, or pass --skip_bad_records: all images are decoded then, and the records of bad ones left out."
 
 
 class PatchSource(ABC):
@@ -55,12 +56,14 @@ class FolderPatches(PatchSource):
         """See the base class."""
         try:
             path = safe_path(self.images, name)
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 if image.size != (self.patch_size, self.patch_size):
                     raise ValueError(_wrong_size(image, self.patch_size))
                 return to_rgb(image)
         except DECODING_ERRORS as error:
-            raise ValueError(f"The patch {name!r} of {self._user_of(name)} cannot be used: {error}") from error
+            raise ValueError(
+                f"The patch {name!r} of {self._user_of(name)} cannot be used: {error} {_REMEDY}"
+            ) from error
 
     def _user_of(self, name: str) -> str:
         reader = pa.ipc.open_stream(pa.memory_map(os.fspath(self._table)))
@@ -108,7 +111,7 @@ class RegionPatches(PatchSource):
             region = self._region(split, int(row))
         except DECODING_ERRORS as error:
             raise ValueError(
-                f"The patch {name!r} of row {int(row)} of split {split!r} cannot be used: {error}"
+                f"The patch {name!r} of row {int(row)} of split {split!r} cannot be used: {error} {_REMEDY}"
             ) from error
         return region[top : top + self.patch_size, left : left + self.patch_size].copy()
 
@@ -147,18 +150,6 @@ def path_problem(folder: Path, encoded: Any) -> str | None:
     return None
 
 
-def open_encoded(encoded: Any) -> Image.Image:
-    """Open an image as `datasets.Image(decode=False)` gives it: `{"bytes", "path"}`."""
-    if encoded is None or (encoded["bytes"] is None and not encoded["path"]):
-        raise ValueError("expected an image, got null.")
-    file: Path | BinaryIO
-    if encoded["bytes"] is not None:
-        file = io.BytesIO(encoded["bytes"])
-    else:
-        file = Path(encoded["path"])
-    return Image.open(file)
-
-
 def region_problem(image: Image.Image, side: int) -> str | None:
     """Why an image, not decoded yet, cannot be a region of `side` px; None if it can."""
     if min(image.size) < side:
@@ -166,20 +157,25 @@ def region_problem(image: Image.Image, side: int) -> str | None:
     return unusable_mode(image)
 
 
-def check_header(images: Path, name: str, patch_size: int) -> str | None:
-    """Why a patch cannot be used, as far as its file's header tells; None if it can."""
+def check_image(images: Path, name: str, patch_size: int, decode: bool) -> str | None:
+    """Why a patch cannot be used; None if it can.
+
+    Args:
+        images: Folder of the patches.
+        name: Of the file.
+        patch_size: Side in px that it must have.
+        decode: Whether to look at the pixels too, not at the file's header alone.
+    """
+
+    def header_problem(image: Image.Image) -> str | None:
+        if image.size != (patch_size, patch_size):
+            return _wrong_size(image, patch_size)
+        return unusable_mode(image)
+
     try:
-        path = safe_path(images, name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is wrong anyway
-            with Image.open(path) as image:
-                if image.size != (patch_size, patch_size):
-                    return _wrong_size(image, patch_size)
-                return unusable_mode(image)
+        return image_problem(repr(name), lambda: open_image(safe_path(images, name)), header_problem, decode)
     except FileNotFoundError:
         return f"there is no file {name!r} in images/."
-    except DECODING_ERRORS as error:
-        return f"{name!r} cannot be read: {error}"
 
 
 def safe_path(images: Path, name: str) -> str:

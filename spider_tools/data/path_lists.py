@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from .columns import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMN, Columns, named_like
 from .listing import split_in_name, split_of_folder
+from .regular_files import refuse_irregular
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def _path_column(names: Iterable[str], columns: Columns) -> str | None:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    refuse_irregular(path)
     if path.suffix == ".parquet":
         return iter(pq.read_table(path).to_pylist())
     return _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
@@ -153,6 +155,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    refuse_irregular(path)
     csv.field_size_limit(_MOST_FIELD)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

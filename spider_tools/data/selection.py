@@ -28,6 +28,7 @@ class Selection:
         class_of, old_names = _encode(table.data["class"])
         new_names = splits.new_class_names(old_names, self._mapping(), self._settings.classes)
         names = self._label_names(new_names)
+        _warn_of_alike(names)
         label_of = np.array([names.index(name) if name is not None else -1 for name in new_names], dtype=np.int64)
         labels = label_of[class_of] if len(class_of) else np.empty(0, dtype=np.int64)
         if not (labels >= 0).any():
@@ -111,6 +112,20 @@ class Selection:
         rows["validation"], rows["train"] = train[chosen], train[~chosen]
         if not chosen.any():
             logger.warning("There is no validation split: every slide of train is the only one of some class.")
+
+
+def _warn_of_alike(names: list[str]) -> None:
+    """Classes that a reader cannot tell apart are often one, typed in two ways."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.strip().casefold(), []).append(name)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if alike:
+        logger.warning(
+            "Some classes differ only by case or by spaces at their ends: %s. They are learned as different ones; "
+            "--class_mapping can join them.",
+            "; ".join(" and ".join(map(repr, group)) for group in alike),
+        )
 
 
 def _in_order(names: set[str]) -> list[str]:

@@ -33,7 +33,7 @@ class DataSettings(Settings):
     validation_fraction: float = setting(
         0.1, at_least=0, below=1, help="of train, cut by slide if the data have no validation split; 0 for none"
     )
-    skip_bad_records: bool = setting(False, help="leave bad records out and list them in a file")
+    skip_bad_records: bool = setting(False, help="decode all images once, leave bad records out and list them")
     image_column: str | None = setting(None, help="of a data set of whole regions (default: the one that fits)")
     label_column: str | None = setting(None, help="likewise")
     slide_column: str | None = setting(None, help="likewise (default: slide_id, if there is such a column)")

@@ -14,7 +14,7 @@ from .spider_layout import build_table, place_of
 from .tables import BadRecord
 from .whole_regions import WholeRegions
 
-TABLE_VERSION = 1  # of the tables in the cache
+TABLE_VERSION = 2  # of the tables in the cache
 
 
 class Source(Protocol):
@@ -50,7 +50,8 @@ class SpiderFolder:
         images = content_digest(folder / "images", cache_dir)
         self.fingerprint = digest(file_digest(folder / "metadata.json"), images)
         self._folder, self._patch_size = folder, settings.patch_size
-        self._memory = cache_dir / "headers" / f"{digest(TABLE_VERSION, self.fingerprint, settings.patch_size)}.json"
+        checked = digest(TABLE_VERSION, self.fingerprint, settings.patch_size, settings.skip_bad_records)
+        self._memory = cache_dir / "headers" / f"{checked}.json"
 
     def build_table(self, skip: bool, work: Path) -> list[BadRecord]:
         """See `Source`."""

@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from ..files import replacing
 from .caches import map_ranges
 from .json_list import RepeatedKeys, iterate_json_list
-from .patches import check_header
+from .patches import check_image
 from .settings import METADATA_SIZE
 from .tables import SPLITS, TABLE_NAME, BadRecord, map_table, refuse, table_schema, write_table
 
@@ -33,14 +33,15 @@ def place_of(number: int) -> str:
 
 
 def build_table(source: Path, patch_size: int, skip: bool, work: Path, memory: Path) -> list[BadRecord]:
-    """Check the records of a SPIDER folder and the headers of their images, and write `work / TABLE_NAME`.
+    """Check the records of a SPIDER folder and their images, and write `work / TABLE_NAME`.
 
     Args:
         source: Holds `metadata.json` and `images/`.
         patch_size: Side in px that every image must have.
-        skip: Whether to leave bad records out, rather than to raise at the first.
+        skip: Whether to leave bad records out, rather than to raise at the first; images are decoded then, since
+            only their headers are looked at otherwise.
         work: Folder for the table, `table_schema(5)`, and for what is needed on the way.
-        memory: Remembers the bad images, see `check_images`.
+        memory: Remembers the bad images, see `check_images`; another one for another `skip`.
 
     Returns:
         The records that were left out.
@@ -53,7 +54,8 @@ def build_table(source: Path, patch_size: int, skip: bool, work: Path, memory: P
     bad: list[BadRecord] = []
     write_table(parsed, schema, read_batches(source / "metadata.json", schema, skip, bad))
     table = map_table(parsed)
-    problems = check_images(source / "images", table, patch_size, memory)
+    check = functools.partial(check_image, source / "images", patch_size=patch_size, decode=skip)
+    problems = check_images(table, check, memory)
     bad_rows = _rows_with(table, problems)
     found = [_bad_image(table, row, problems) for row in bad_rows.to_pylist()]
     if not skip:
@@ -104,11 +106,13 @@ def _problem_of(record: Any) -> tuple[str, str] | None:
     if not isinstance(record, dict):
         return "record", f"expected an object, got {type(record).__name__}."
     if isinstance(record, RepeatedKeys):
-        return record.first, "the key appears twice."
+        return _shown(record.first), "the key appears twice."
     for field in _TEXT_FIELDS:
         value = record.get(field)
         if not isinstance(value, str) or not value:
             return field, f"expected a non-empty string, got {value!r}." if field in record else "the key is missing."
+        if not _is_text(value):
+            return field, f"expected text, got {value!r} with half a character (a surrogate)."
     if record["split"] not in SPLITS:
         return "split", f"unknown split {record['split']!r}, expected one of {', '.join(SPLITS)}."
     if "context_info" not in record:
@@ -120,50 +124,64 @@ def _problem_of_context(context: Any) -> tuple[str, str] | None:
     if not isinstance(context, dict):
         return "context_info", f"expected an object, got {type(context).__name__}."
     if isinstance(context, RepeatedKeys):
-        return f"context_info.{context.first}", "the key appears twice."
+        return f"context_info.{_shown(context.first)}", "the key appears twice."
     if not context.keys() <= _CONTEXT_KEYS:
         unknown = sorted(context.keys() - _CONTEXT_KEYS)
-        return f"context_info.{unknown[0]}", "unknown key, expected '0_0' to '4_4' without the centre '2_2'."
+        return f"context_info.{_shown(unknown[0])}", "unknown key, expected '0_0' to '4_4' without the centre '2_2'."
     if not {type(name) for name in context.values()} <= _NAME_TYPES:
         key = next(key for key, name in context.items() if type(name) not in _NAME_TYPES)
         return f"context_info.{key}", f"expected a file name or null, got {context[key]!r}."
+    for key, name in context.items():
+        if name is not None and not _is_text(name):
+            return f"context_info.{key}", f"expected text, got {name!r} with half a character (a surrogate)."
     return None
 
 
-def check_images(images: Path, table: pa.Table, patch_size: int, memory: Path) -> dict[str, str]:
-    """Problems of the images that a table names: missing, outside the folder, unreadable header, wrong size.
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can hold a string: JSON can spell surrogates that stand alone."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _shown(key: str) -> str:
+    """A key as a message can show it, whatever its characters."""
+    return repr(key)[1:-1]
+
+
+def check_images(table: pa.Table, check: Callable[[str], str | None], memory: Path) -> dict[str, str]:
+    """Problems of the images that a table names: missing, outside the folder, unreadable, wrong size.
 
     Every unique image is opened once, in several processes. The result is remembered in a file; of images that it
     calls bad a later call looks again, for they may have been mended.
 
     Args:
-        images: Folder of the patches.
         table: Of regions.
-        patch_size: Side in px that every image must have.
-        memory: JSON file for the result, named so that it belongs to these images.
+        check: Says why the image of a name cannot be used. Picklable.
+        memory: JSON file for the result, named so that it belongs to these images and this check.
 
     Returns:
         File name -> problem, of the bad images alone.
     """
     if memory.exists():
         bad = list(json.loads(memory.read_text(encoding="utf-8")))
-        found = [(name, problem) for name in bad if (problem := check_header(images, name, patch_size))]
+        found = [(name, problem) for name in bad if (problem := check(name))]
     else:
         names = pc.unique(_names(table)).drop_null()
         # Processes read the names from a file, for sending millions of them would take memory.
         list_of_names = memory.with_suffix(".names")
         write_table(list_of_names, _NAMES, [pa.record_batch([names], schema=_NAMES)])
-        check = functools.partial(_check_range, images, list_of_names, patch_size)
-        found = map_ranges(check, len(names), "checking images")
+        check_range = functools.partial(_check_range, list_of_names, check)
+        found = map_ranges(check_range, len(names), "checking images")
         list_of_names.unlink()
     with replacing(memory) as unfinished:
         unfinished.write_text(json.dumps(dict(found)), encoding="utf-8")
     return dict(found)
 
 
-def _check_range(images: Path, list_of_names: Path, patch_size: int, start: int, stop: int) -> list[tuple[str, str]]:
+def _check_range(
+    list_of_names: Path, check: Callable[[str], str | None], start: int, stop: int
+) -> list[tuple[str, str]]:
     names = map_table(list_of_names)["name"].slice(start, stop - start).to_pylist()
-    return [(name, problem) for name in names if (problem := check_header(images, name, patch_size))]
+    return [(name, problem) for name in names if (problem := check(name))]
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:

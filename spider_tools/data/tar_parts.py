@@ -1,8 +1,6 @@
 """Tar archives in parts: read one after the other as one stream, unpacked safely, and gone on with after a kill."""
 
-import bz2
 import gzip
-import io
 import itertools
 import json
 import logging
@@ -21,7 +19,9 @@ from tqdm.auto import tqdm
 from ..files import write_text
 from .caches import digest, only_one_process
 from .other_archives import refuse_compressed_tars, refuse_containers
+from .room_on_disk import full_disk_in_words, refuse_bomb, refuse_without_room
 from .tables import BadRecord, refuse
+from .tar_streams import JoinedParts, LastRead, decompressed, refuse_missing_end
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ _NO_PARTS = {"md5", "sha1", "sha256", "sha512", "json", "txt"}  # what else lies
 _ALPHABETS = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "0123456789abcdef")
 _COMPLETE = ".complete.json"  # written last, lists what was left out
 _UNFINISHED = ".unfinished"  # the file that is being written; one name, so that a killed run leaves one at most
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _STREAM_ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
@@ -123,7 +122,9 @@ def unpack(archives: dict[str, list[Path]], cache_dir: Path, name: str, skip: bo
         The folder, and the members that were left out.
 
     Raises:
-        ValueError: An archive is damaged or truncated, or a member is unsafe and `skip` is false.
+        ValueError: An archive is damaged, truncated or a bomb, its next member has no room on the disk, or a member is
+            unsafe and `skip` is false.
+        OSError: The disk is full; the message names it and the setting.
     """
     parts = [part for group in archives.values() for part in group]
     key = digest([[os.path.realpath(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts])
@@ -140,12 +141,13 @@ def unpack(archives: dict[str, list[Path]], cache_dir: Path, name: str, skip: bo
 
 
 def _unpack_all(archives: dict[str, list[Path]], target: Path, skip: bool) -> None:
-    target.mkdir(parents=True, exist_ok=True)
     logger.info("unpacking %d parts into %s", sum(map(len, archives.values())), target)
     bad: list[BadRecord] = []
-    for archive, group in archives.items():
-        _Unpacking(archive, target, skip, bad).run(group)
-    write_text(target / _COMPLETE, json.dumps([vars(record) for record in bad]))
+    with full_disk_in_words(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for archive, group in archives.items():
+            _Unpacking(archive, target, skip, bad).run(group)
+        write_text(target / _COMPLETE, json.dumps([vars(record) for record in bad]))
 
 
 class _Unpacking:
@@ -158,13 +160,16 @@ class _Unpacking:
         joined = JoinedParts(parts)
         with joined, tqdm(total=joined.size, desc=self._archive, unit="B", unit_scale=True, disable=None) as bar:
             try:
-                stream: Any = _LastRead(_decompressed(joined))
+                stream: Any = LastRead(decompressed(joined))
                 with tarfile.open(fileobj=stream, mode="r:") as tar:
                     while (member := tar.next()) is not None:
+                        # The size of a sparse member is not that of what the archive holds; `_problem_of` refuses it.
+                        content = 0 if member.issparse() else member.size
+                        refuse_bomb(self._archive, member.offset_data + content, joined.size)
                         self._take(tar, member)
                         tar.members.clear()  # type: ignore[attr-defined] # else millions of members would stay in memory
                         bar.update(joined.tell() - bar.n)
-                _refuse_missing_end(stream)
+                refuse_missing_end(stream)
             except _STREAM_ERRORS as error:
                 raise ValueError(
                     f"{self._archive} is damaged or truncated in or before {joined.part.name} ({error}). Expected "
@@ -181,6 +186,7 @@ class _Unpacking:
         elif member.isreg():
             path = self._target / member.name
             if not (path.is_file() and path.stat().st_size == member.size):
+                refuse_without_room(f"The member {member.name!r} of {self._archive}", member.size, self._target)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._write(tar.extractfile(member), path)
 
@@ -198,103 +204,8 @@ def _problem_of(member: tarfile.TarInfo) -> str | None:
         return "the path leaves the folder; expected a relative path without '..'."
     if path.parts[:1] in ((_COMPLETE,), (_UNFINISHED,)):
         return "the name is one that unpacking itself uses."
+    if member.issparse():
+        return "expected a file as it is, got a sparse one, which may be far longer than its archive. Pack without -S."
     if not (member.isreg() or member.isdir()):
         return "expected a file or a folder, got a link or device, which may lead out of the folder."
     return None
-
-
-def _decompressed(joined: "JoinedParts") -> IO[bytes]:
-    buffered = io.BufferedReader(joined, 1 << 20)
-    start = buffered.peek(8)
-    for magic, opener in _OPENERS.items():
-        if start.startswith(magic):
-            return opener(buffered, "rb")
-    return buffered
-
-
-def _refuse_missing_end(stream: "_LastRead") -> None:
-    """`tarfile` takes a missing end, or garbage in the place of a header, for the end."""
-    if stream.last != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("no end of the archive where the last file ends")
-    while padding := stream.read(1 << 20):
-        if padding.strip(b"\0"):
-            raise tarfile.ReadError("data after the end of the archive")
-
-
-class JoinedParts(io.RawIOBase):
-    """Files one after the other as one seekable stream.
-
-    Args:
-        paths: At least one file.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        super().__init__()
-        self._paths = list(paths)
-        self._starts = [0]
-        for path in self._paths:
-            self._starts.append(self._starts[-1] + path.stat().st_size)
-        self.size = self._starts[-1]
-        self._position = 0
-        self._number = 0
-        self._file: IO[bytes] = open(self._paths[0], "rb", buffering=0)
-
-    @property
-    def part(self) -> Path:
-        """The file that was read last."""
-        return self._paths[self._number]
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """Position in the joined stream, in bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position, which may lie beyond the end."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read up to the end of a part; 0 at the end of all."""
-        if self._position >= self.size:
-            return 0
-        number = next(n for n in range(len(self._paths)) if self._position < self._starts[n + 1])
-        if number != self._number:
-            self._file.close()
-            self._file = open(self._paths[number], "rb", buffering=0)
-            self._number = number
-        self._file.seek(self._position - self._starts[number])
-        count = self._file.readinto(memoryview(buffer)[: self._starts[number + 1] - self._position])  # type: ignore
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        """Close the open part."""
-        self._file.close()
-        super().close()
-
-
-class _LastRead:
-    """A stream that remembers what was read last."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.last = b""
-
-    def read(self, size: int = -1) -> bytes:
-        self.last = self._stream.read(size)
-        return self.last
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()

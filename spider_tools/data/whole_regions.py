@@ -2,17 +2,17 @@
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 
-from ..images import DECODING_ERRORS
 from .caches import map_ranges
 from .columns import Columns, image_column, is_whole_number, label_column, slide_column
-from .patches import RegionPatches, beside, open_encoded, path_problem, region_problem
+from .image_files import image_problem, open_encoded
+from .patches import RegionPatches, beside, path_problem, region_problem
 from .tables import TABLE_NAME, BadRecord, refuse, table_schema, write_table
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class WholeRegions:
         """Check every row and write `work / TABLE_NAME`.
 
         Args:
-            skip: Whether to leave bad rows out, rather than to raise at the first.
+            skip: Whether to leave bad rows out, rather than to raise at the first; images are decoded then.
             work: Folder for the table, `table_schema(context_size)`.
 
         Returns:
@@ -87,7 +87,7 @@ class WholeRegions:
         n = self._context_size
         places = [f"{row}_{column}" for row in range(n) for column in range(n)]
         for name, split in self._splits.items():
-            problems = self._problems(name, split)
+            problems = self._problems(name, split, decode=skip)
             if not skip:
                 refuse(list(problems.values()))
             bad += problems.values()
@@ -100,10 +100,11 @@ class WholeRegions:
                 columns = zip(*rows[start : start + _BATCH])
                 yield pa.record_batch([pa.array(c, field.type) for c, field in zip(columns, schema)], schema=schema)
 
-    def _problems(self, name: str, split: Any) -> dict[int, BadRecord]:
+    def _problems(self, name: str, split: Any, decode: bool) -> dict[int, BadRecord]:
         side = self._context_size * self._patch_size
         place = f"row {{}} of split {name!r}"
-        check = functools.partial(_check_rows, split, self._image, self._folder, self._paths_are_named, side)
+        check_image = functools.partial(_check_image, self._folder, self._paths_are_named, side, decode)
+        check = functools.partial(_check_rows, split, self._image, check_image)
         problems = {
             row: BadRecord(place.format(row), self._image, problem)
             for row, problem in map_ranges(check, len(split), f"checking regions of {name}")
@@ -134,20 +135,17 @@ def _values(split: Any, column: str) -> list:
 
 
 def _check_rows(
-    split: Any, column: str, folder: Path, named: bool, side: int, start: int, stop: int
+    split: Any, column: str, check: Callable[[Any], str | None], start: int, stop: int
 ) -> list[tuple[int, str]]:
-    found = []
-    for row in range(start, stop):
-        encoded = split[row][column]
-        try:
-            problem = path_problem(folder, encoded) if named else None
-            if problem is None:
-                with open_encoded(beside(folder, encoded)) as image:
-                    problem = region_problem(image, side)
-        except FileNotFoundError:
-            problem = f"there is no file {encoded['path']!r} in {folder}."
-        except DECODING_ERRORS as error:
-            problem = f"the image cannot be read: {error}"
-        if problem:
-            found.append((row, problem))
-    return found
+    return [(row, problem) for row in range(start, stop) if (problem := check(split[row][column]))]
+
+
+def _check_image(folder: Path, named: bool, side: int, decode: bool, encoded: Any) -> str | None:
+    problem = path_problem(folder, encoded) if named else None
+    if problem:
+        return problem
+    header_problem = functools.partial(region_problem, side=side)
+    try:
+        return image_problem("the image", lambda: open_encoded(beside(folder, encoded)), header_problem, decode)
+    except FileNotFoundError:
+        return f"there is no file {encoded['path']!r} in {folder}."

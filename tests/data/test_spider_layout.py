@@ -16,6 +16,9 @@ def folder(tmp_path):
     return write_folder(tmp_path / "tissue", some_records())
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
 def build(folder, tmp_path, skip=False):
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
@@ -67,6 +70,12 @@ def repeated(records):
         (context("1_3", "..\\a.png"), "context_info.1_3", "expected the bare name"),
         (context("1_3", "a\0.png"), "context_info.1_3", "expected the bare name"),
         (context("1_3", ""), "context_info.1_3", "expected the bare name"),
+        (changed("slide_id", "\ud800"), "slide_id", "expected text, got '\\ud800' with half a character"),
+        (changed("class", "Fat\udc00"), "class", "expected text"),
+        (changed("image_name", "\udfff.png"), "image_name", "expected text"),
+        (context("1_3", "\ud83d.png"), "context_info.1_3", "expected text"),
+        (context("\ud800", "a.png"), "context_info.\\ud800", "unknown key"),
+        (context("1\x1b[31m", "a.png"), "context_info.1\\x1b[31m", "unknown key"),
         (repeated, "image_name", "is the centre of record 1 already"),
     ],
 )
@@ -77,6 +86,7 @@ def test_a_bad_record_is_named_with_its_field_or_left_out(folder, tmp_path, chan
     with pytest.raises(ValueError, match=r"Record 3 of metadata\.json, field ") as caught:
         build(folder, tmp_path)
     assert f"field {field!r}: " in str(caught.value)
+    assert str(caught.value).encode("utf-8")  # can be printed and written
     assert message in str(caught.value)
     rows, bad = build(folder, tmp_path, skip=True)
     assert [(b.place, b.field) for b in bad] == [("record 3 of metadata.json", field)]
@@ -91,7 +101,9 @@ def test_a_bad_record_is_named_with_its_field_or_left_out(folder, tmp_path, chan
         (lambda path: path.write_bytes(path.read_bytes()[:20]), "cannot be read"),
         (lambda path: Image.fromarray(pixels_of("x", 8, 9)).save(path), "it is 9x8 px, expected 8x8 px"),
         (lambda path: Image.new("F", (8, 8)).save(path, "TIFF"), "its mode 'F' has no fixed range"),
-        (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a directory, expected a regular file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "is a pipe, expected a regular file"),
+        (lambda path: path.write_bytes(EPS), "cannot be read: cannot identify image file"),
         (lambda path: (path.unlink(), path.symlink_to("/etc/hostname")), "a symbolic link that leaves"),
         (lambda path: (path.unlink(), path.symlink_to("../../outside.png")), "a symbolic link that leaves"),
     ],
@@ -113,6 +125,25 @@ def test_a_bad_image_is_named_with_its_record_and_field(folder, tmp_path, spoil,
         ("record 4 of metadata.json", "context_info.0_3"),
     ]
     assert len(rows) == len(some_records()) - 2
+
+
+@pytest.mark.parametrize("field", ["slide_id", "class", "context_info"])
+def test_a_number_longer_than_python_converts_is_named_or_left_out(folder, tmp_path, field):
+    records = some_records()
+    records[3][field] = "LONG"
+    (folder / "metadata.json").write_text(json.dumps(records).replace('"LONG"', "-" + "9" * 5000))
+    with pytest.raises(ValueError, match=rf"Record 3 of metadata\.json, field '{field}': expected .*[Nn]umber"):
+        build(folder, tmp_path)
+    rows, bad = build(folder, tmp_path, skip=True)
+    assert [b.field for b in bad] == [field]
+    assert len(rows) == len(records) - 1
+
+
+def test_whole_characters_beyond_the_first_plane_are_text(folder, tmp_path):
+    records = some_records()
+    records[3]["class"] = "\U0001f9ec"  # json writes it as two surrogates, a pair
+    rewrite(folder, records)
+    assert build(folder, tmp_path)[0][3]["class"] == "\U0001f9ec"
 
 
 def test_a_link_within_the_data_set_is_followed(folder, tmp_path):

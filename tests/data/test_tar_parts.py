@@ -12,7 +12,8 @@ from small_datasets import PATCH, some_records, write_folder
 
 from spider_tools.data.loading import load_regions
 from spider_tools.data.settings import DataSettings
-from spider_tools.data.tar_parts import JoinedParts, find_archives, unpack
+from spider_tools.data.tar_parts import find_archives, unpack
+from spider_tools.data.tar_streams import JoinedParts
 
 
 def content_of(number: int) -> bytes:
@@ -211,6 +212,7 @@ def special(name, kind, target=""):
         (special("images", tarfile.SYMTYPE, ".."), "got a link or device"),
         (special("images/hard.png", tarfile.LNKTYPE, "/etc/passwd"), "got a link or device"),
         (special("images/pipe", tarfile.FIFOTYPE), "got a link or device"),
+        (special("images/sparse.png", tarfile.GNUTYPE_SPARSE), "got a sparse one"),
         ((".complete.json", b"[]"), "one that unpacking itself uses"),
     ],
 )
