@@ -156,7 +156,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     refuse_irregular(path)
-    csv.field_size_limit(_MOST_FIELD)
+    before = csv.field_size_limit(_MOST_FIELD)  # of the whole process
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()
@@ -176,6 +176,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                     yield {name: cell.strip() or None for name, cell in zip(header, cells)}
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
