@@ -6,6 +6,8 @@ import pytest
 from bound_by_rights import read_only, run_bound_by_rights
 from tiny_spider import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHECK = ["-c", "from spider_tools.hugging_face_home import *; require_hugging_face_home()"]
 WHERE = {"HF_HOME": None, "HF_MODULES_CACHE": None, "XDG_CACHE_HOME": None}
 

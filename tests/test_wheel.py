@@ -12,6 +12,8 @@ from tiny_spider import ROOT
 
 import spider_tools
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):

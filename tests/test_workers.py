@@ -19,6 +19,8 @@ from spider_tools.workers import (
     worker_failures_in_words,
 )
 
+pytestmark = pytest.mark.slow
+
 MB = 1 << 20
 
 

@@ -13,6 +13,8 @@ from spider_tools.data import contents
 from spider_tools.data.loading import load_regions
 from spider_tools.data.settings import DataSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def home():

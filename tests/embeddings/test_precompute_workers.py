@@ -22,6 +22,8 @@ from spider_tools.data.loading import load_regions
 from spider_tools.data.settings import DataSettings
 from spider_tools.workers import WorkerError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4 * SIDE**2 * 3
 

@@ -23,7 +23,7 @@ from spider_tools.training.checkpoints import Checkpoints
 from spider_tools.training.run import train
 from spider_tools.weights.loading import load_config, load_spider
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from spider_tools.training import loop, setup
 from spider_tools.training.run import train
 from spider_tools.training.settings import RECIPES, TrainingSettings
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 
 def test_the_defaults_are_those_of_the_paper():
