@@ -23,7 +23,7 @@ from spider_tools.slides.task import SlideTask
 from spider_tools.slides.tissue import find_tissue
 from spider_tools.slides.view import SlideView
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 WIDTH, HEIGHT, TILE, PATCH = 448, 364, 64, 28
 ACROSS = WIDTH // TILE

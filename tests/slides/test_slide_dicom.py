@@ -12,7 +12,7 @@ from spider_tools.slides.finding import find_slides
 from spider_tools.slides.many import segment_slides
 from spider_tools.slides.reader import open_slide
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 ANNOTATIONS = "1.2.840.10008.5.1.4.1.1.91.1"
 
 

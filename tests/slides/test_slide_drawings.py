@@ -16,7 +16,7 @@ from spider_tools.slides.many import segment_slides
 from spider_tools.slides.reader import SlideError, open_slide
 from spider_tools.slides.tissue import find_tissue
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 WIDTH, HEIGHT, SIDE = 840, 560, 28
 

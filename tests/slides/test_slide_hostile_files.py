@@ -16,7 +16,7 @@ from spider_tools.slides.many import segment_slides
 from spider_tools.slides.reader import SlideError, open_slide
 from spider_tools.slides.view import SlideView
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 
 def classic(*directories, order="<"):

@@ -16,7 +16,7 @@ from spider_tools.slides.content import content_sha256
 from spider_tools.slides.many import segment_slides
 from spider_tools.slides.reader import open_slide
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 
 def write_large(path, seed):

@@ -21,7 +21,7 @@ from spider_tools.slides.reader import SlideError
 from spider_tools.slides.results import SlideResult, results_table
 from spider_tools.slides.settings import SlideSettings
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 
 FILES = {

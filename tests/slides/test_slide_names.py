@@ -13,7 +13,7 @@ from spider_tools.slides.results import results_table
 from spider_tools.slides.settings import SlideSettings
 from spider_tools.slides.task import checked_name
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 UNUSABLE = {
     "con": "Windows cannot have",

@@ -14,7 +14,7 @@ from spider_tools.slides.many import segment_slides
 from spider_tools.slides.probe import check_survives
 from spider_tools.slides.reader import SlideError
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 
 def write_crashing(path):
