@@ -15,6 +15,8 @@ from benchmarks.models import PlainDinov2, flops_per_patch
 from benchmarks.report import ROWS, add_to_report
 from spider_tools.remote_code import REPOSITORY_ROOT
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 newer_only = pytest.mark.skipif(
     transformers.__version__.startswith("4."), reason="the benchmarks are written for Transformers 5"

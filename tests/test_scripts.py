@@ -12,6 +12,8 @@ from tiny_spider import ROOT
 
 from spider_tools.scripts import run_script
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "train": ["train.py"],
     "evaluate": ["evaluate.py"],

@@ -15,6 +15,8 @@ from spider_tools.demo import __main__ as command
 from spider_tools.demo import run as demo
 from spider_tools.demo.synthetic import SyntheticSettings
 
+pytestmark = pytest.mark.slow
+
 ROOT = remote_code.REPOSITORY_ROOT
 
 

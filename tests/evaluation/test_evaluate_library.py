@@ -17,6 +17,8 @@ from metrics_by_loop import loop_figures, random_regions
 from spider_tools.evaluation.library import SpiderMetric, evaluate_library
 from spider_tools.evaluation.metrics import headline_figures
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -28,7 +28,7 @@ from spider_tools.model_folder import weights_sha256
 from spider_tools.output_folder import only_run_in
 from spider_tools.weights.loading import load_spider
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 
 ROOT = remote_code.REPOSITORY_ROOT
 PATCH_SIZE = 28

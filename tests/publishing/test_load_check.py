@@ -17,6 +17,8 @@ from spider_tools.publishing import load_check
 from spider_tools.publishing.publish import publish
 from spider_tools.publishing.upload import upload
 
+pytestmark = pytest.mark.slow
+
 
 def without_a_tensor(folder):
     from safetensors.torch import load_file, save_file

@@ -6,6 +6,8 @@ from publishing_folders import REPO, SETTINGS, save_model
 from spider_tools.publishing import publish as publishing
 from spider_tools.publishing.checks import check_loads, model_files
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_model_folder_that_cannot_take_the_card_is_refused_before_the_hub_is_asked(tmp_path, monkeypatch, model):
     save_model(model, tmp_path / "model")

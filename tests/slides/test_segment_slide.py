@@ -18,7 +18,7 @@ from slide_files import draw_slide, write_pyramid
 import segment_slide
 from spider_tools import remote_code
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 ROOT = remote_code.REPOSITORY_ROOT
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
