@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..files import file_sha256
+
 _METADATA_KEY = "spider"  # of one text: safetensors writes several in an order that changes
 _TENSORS = ("embeddings", "name_offsets", "name_bytes")
 
@@ -141,16 +143,6 @@ def read_names(folder: Path, shard: Shard) -> pa.Array:
 def content_key(content: dict[str, Any]) -> str:
     """32 hexadecimal digits that say what a store holds; see `identity.store_content`."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file, in hexadecimal digits; of no bytes if it is absent."""
-    digest = hashlib.sha256()
-    if path.is_file():
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _digest(content: str, tensors: dict[str, torch.Tensor]) -> str:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from filelock import FileLock
 
-from ..files import replacing
-from .shards import Shard, encode_shard, file_sha256, recover_shard, rows_of
+from ..files import file_sha256, replacing
+from .shards import Shard, encode_shard, recover_shard, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class StoreIndex:
 
         def is_whole(shard: Shard) -> bool:
             path = folder / shard.file
-            return file_sha256(path) == shard.sha256 and rows_of(path) == shard.rows
+            return path.is_file() and file_sha256(path) == shard.sha256 and rows_of(path) == shard.rows
 
         with ThreadPoolExecutor(max_workers=4) as pool:
             return [shard for shard, whole in zip(self.shards, pool.map(is_whole, self.shards)) if not whole]
