@@ -3,15 +3,25 @@
 import os
 import warnings
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, Optional, Union
 
 from transformers import BertConfig, Dinov2WithRegistersConfig, PretrainedConfig
 
+from .checks_spider import (
+    agreed_class_names,
+    check_choice,
+    check_integer,
+    check_number,
+    check_probability,
+    check_type,
+    check_values,
+    nearest,
+)
+
 _LABEL_FIELDS = ("class_names", "id2label", "label2id", "num_labels")
 # Names that Transformers and spider_tools give to what is no field of SPIDER.
 _COMMON = PretrainedConfig()
-_RECORDS = ("attn_implementation", "auto_map", "experts_implementation", "spider_tools_version", "training")
+_RECORDS = ("attn_implementation", "auto_map", "experts_implementation", "import", "spider_tools_version", "training")
 
 _HIBOU_L: dict[str, Any] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "mlp_ratio": 4}
 _HIBOU_L |= {"image_size": 224, "patch_size": 14, "num_register_tokens": 4, "use_swiglu_ffn": True, "qkv_bias": True}
@@ -43,6 +53,16 @@ class SpiderConfig(PretrainedConfig):
             Attention heads per layer of the head.
         head_intermediate_size (`int`, *optional*, defaults to 128):
             Width of the head's feed-forward layers.
+        head_readout (`str`, *optional*, defaults to `"center"`):
+            The token of the head's encoder that the class is read from: `"center"`, the central patch; `"first"`, the
+            first patch that is present, in row-major order; `"mean"`, the mean over all that are present.
+        head_pooler (`bool`, *optional*, defaults to `False`):
+            Whether BERT's pooler, a dense layer and tanh, follows the read-out.
+        head_residual (`bool`, *optional*, defaults to `False`):
+            Whether the input of the head's encoder is added to its output, token by token.
+        head_beside (`str`, *optional*):
+            What the classifier reads of the central patch in front of the head's output: `"projection"`, its input to
+            the head's encoder; `"backbone"`, its patch embedding; nothing by default.
         head_hidden_dropout_prob (`float`, *optional*, defaults to 0.5):
             Dropout after the head's embeddings, attention and feed-forward layers.
         head_attention_probs_dropout_prob (`float`, *optional*, defaults to 0.3):
@@ -76,6 +96,10 @@ class SpiderConfig(PretrainedConfig):
         head_num_hidden_layers: int = 1,
         head_num_attention_heads: int = 1,
         head_intermediate_size: int = 128,
+        head_readout: str = "center",
+        head_pooler: bool = False,
+        head_residual: bool = False,
+        head_beside: Optional[str] = None,
         head_hidden_dropout_prob: float = 0.5,
         head_attention_probs_dropout_prob: float = 0.3,
         head_dropout_prob: float = 0.3,
@@ -95,6 +119,10 @@ class SpiderConfig(PretrainedConfig):
         self.head_num_hidden_layers = head_num_hidden_layers
         self.head_num_attention_heads = head_num_attention_heads
         self.head_intermediate_size = head_intermediate_size
+        self.head_readout = head_readout
+        self.head_pooler = head_pooler
+        self.head_residual = head_residual
+        self.head_beside = head_beside
         self.head_hidden_dropout_prob = head_hidden_dropout_prob
         self.head_attention_probs_dropout_prob = head_attention_probs_dropout_prob
         self.head_dropout_prob = head_dropout_prob
@@ -102,7 +130,7 @@ class SpiderConfig(PretrainedConfig):
         self.freeze_backbone = freeze_backbone
         self._check_fields()
 
-        names = _agreed_class_names(
+        names = agreed_class_names(
             class_names, kwargs.pop("id2label", None), kwargs.pop("label2id", None), kwargs.pop("num_labels", None)
         )
         super().__init__(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}, **kwargs)
@@ -123,6 +151,12 @@ class SpiderConfig(PretrainedConfig):
     def center_index(self) -> int:
         """Index of the central patch in row-major order: 12 of 25."""
         return self.num_context_patches // 2
+
+    @property
+    def classifier_size(self) -> int:
+        """Width of what the classifier reads: `head_hidden_size`, and before it that of what `head_beside` names."""
+        beside = {"projection": self.head_hidden_size, "backbone": self.backbone_config.hidden_size}
+        return self.head_hidden_size + (beside[self.head_beside] if self.head_beside else 0)
 
     @property
     def region_size(self) -> int:
@@ -185,7 +219,7 @@ class SpiderConfig(PretrainedConfig):
     ) -> None:
         """Like the base method; raises `ValueError`, and writes nothing, if fields were edited into a contradiction."""
         self._check_fields()
-        _agreed_class_names(self.class_names, self.id2label, self.label2id, None)
+        agreed_class_names(self.class_names, self.id2label, self.label2id, None)
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -204,17 +238,17 @@ class SpiderConfig(PretrainedConfig):
             super().__setattr__(key, value)
             return
         if key == "class_names":
-            names = _agreed_class_names(value, None, None, None)
+            names = agreed_class_names(value, None, None, None)
         elif key == "id2label":
-            names = _agreed_class_names(None, value, None, None)
+            names = agreed_class_names(None, value, None, None)
         else:
-            names = _agreed_class_names(self.__dict__.get("class_names"), None, value, None)
+            names = agreed_class_names(self.__dict__.get("class_names"), None, value, None)
         self.__dict__.update(
             class_names=names, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
         )
 
     def _check_fields(self) -> None:
-        _check_values(_CHECKS, self.__dict__)
+        check_values(_CHECKS, self.__dict__)
         if self.context_size % 2 == 0:
             raise ValueError(f"`context_size` must be odd, so that one patch is the centre, got {self.context_size}.")
         if self.head_hidden_size % self.head_num_attention_heads:
@@ -226,7 +260,7 @@ class SpiderConfig(PretrainedConfig):
 
     def _check_backbone(self) -> None:
         backbone = self.backbone_config
-        _check_values(_BACKBONE_CHECKS, backbone.__dict__, "backbone_config.")
+        check_values(_BACKBONE_CHECKS, backbone.__dict__, "backbone_config.")
         if backbone.image_size != self.patch_size:
             raise ValueError(
                 f"`patch_size` ({self.patch_size}) must equal `backbone_config.image_size` ({backbone.image_size}): "
@@ -245,41 +279,6 @@ def _is_known(name: str) -> bool:
     return name in (*_FIELDS, *_LABEL_FIELDS, *_RECORDS) or name.startswith("_") or hasattr(_COMMON, name)
 
 
-def nearest(name: str, fields: Iterable[str]) -> Optional[str]:
-    """The field that a name is likely to be a misspelling of; None if it is one, or resembles none."""
-    near = [] if name in fields else get_close_matches(name, fields, n=1, cutoff=0.8)
-    return near[0] if near else None
-
-
-def is_number(value: Any) -> bool:
-    """Whether this is an integer or a float; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def check_type(field: str, value: Any, kind: Any = bool, words: str = "True or False") -> None:
-    """Raise `ValueError`, in these words, unless the value of a field is of this kind."""
-    if not isinstance(value, kind):
-        raise ValueError(f"`{field}` must be {words}, got {value!r}.")
-
-
-def _check_integer(field: str, value: Any, least: int, largest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or least == largest != value:
-        kind = f"{least}" if least == largest else "a positive integer" if least else f"an integer from 0 to {largest}"
-        raise ValueError(f"`{field}` must be {kind}, got {value!r}.")
-    if value > largest:
-        raise ValueError(f"`{field}` must be at most {largest}, got {value}.")
-
-
-def _check_number(field: str, value: Any, low: float, high: float, kind: str = "a number") -> None:
-    if not is_number(value) or not low <= value <= high:
-        raise ValueError(f"`{field}` must be {kind}, got {value!r}; {low} to {high} are possible.")
-
-
-def _check_probability(field: str, value: Any) -> None:
-    if not is_number(value) or not 0 <= value < 1:
-        raise ValueError(f"`{field}` must lie in [0, 1), got {value!r}.")
-
-
 def _refuse_misspelt(names: Iterable[str], fields: Iterable[str], owner: str = "") -> None:
     for name in names:
         near = None if _is_known(name) else nearest(name, fields)
@@ -287,41 +286,39 @@ def _refuse_misspelt(names: Iterable[str], fields: Iterable[str], owner: str = "
             raise TypeError(f"There is no field `{owner}{name}`. Did you mean `{owner}{near}`?")
 
 
-def _check_values(checks: dict[str, tuple], values: dict[str, Any], owner: str = "") -> None:
-    for field, (check, *limits) in checks.items():
-        if field in values:
-            check(owner + field, values[field], *limits)
-
-
 # Each field's check and limits: a file from elsewhere must not ask for a model that is never done being built.
 _CHECKS: dict[str, tuple] = {
-    "context_size": (_check_integer, 1, 99),
-    "patch_size": (_check_integer, 1, 4096),
-    "mpp": (_check_number, 0.01, 1000, "a positive number of micrometres per pixel"),
-    "head_hidden_size": (_check_integer, 1, 16_384),
-    "head_num_hidden_layers": (_check_integer, 1, 512),
-    "head_num_attention_heads": (_check_integer, 1, 1024),
-    "head_intermediate_size": (_check_integer, 1, 65_536),
-    "head_hidden_dropout_prob": (_check_probability,),
-    "head_attention_probs_dropout_prob": (_check_probability,),
-    "head_dropout_prob": (_check_probability,),
-    "backbone_batch_size": (_check_integer, 1, 2**31 - 1),
+    "context_size": (check_integer, 1, 99),
+    "patch_size": (check_integer, 1, 4096),
+    "mpp": (check_number, 0.01, 1000, "a positive number of micrometres per pixel"),
+    "head_hidden_size": (check_integer, 1, 16_384),
+    "head_num_hidden_layers": (check_integer, 1, 512),
+    "head_num_attention_heads": (check_integer, 1, 1024),
+    "head_intermediate_size": (check_integer, 1, 65_536),
+    "head_readout": (check_choice, "center", "first", "mean"),
+    "head_pooler": (check_type,),
+    "head_residual": (check_type,),
+    "head_beside": (check_choice, None, "projection", "backbone"),
+    "head_hidden_dropout_prob": (check_probability,),
+    "head_attention_probs_dropout_prob": (check_probability,),
+    "head_dropout_prob": (check_probability,),
+    "backbone_batch_size": (check_integer, 1, 2**31 - 1),
     "freeze_backbone": (check_type,),
 }
 _FIELDS = ("backbone_config", *_CHECKS)
 _BACKBONE_CHECKS: dict[str, tuple] = {
-    "hidden_size": (_check_integer, 1, 16_384),
-    "num_hidden_layers": (_check_integer, 1, 512),
-    "num_attention_heads": (_check_integer, 1, 1024),
-    "image_size": (_check_integer, 1, 4096),
-    "patch_size": (_check_integer, 0, 4096),  # the check against the model's `patch_size` says more of 0
-    "num_channels": (_check_integer, 3, 3),
-    "num_register_tokens": (_check_integer, 0, 4096),
-    "mlp_ratio": (_check_integer, 1, 100),
-    "initializer_range": (_check_number, 0, 10),
-    "layer_norm_eps": (_check_number, 0, 1),
-    "layerscale_value": (_check_number, -1000, 1000),
-    **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"), (_check_probability,)),
+    "hidden_size": (check_integer, 1, 16_384),
+    "num_hidden_layers": (check_integer, 1, 512),
+    "num_attention_heads": (check_integer, 1, 1024),
+    "image_size": (check_integer, 1, 4096),
+    "patch_size": (check_integer, 0, 4096),  # the check against the model's `patch_size` says more of 0
+    "num_channels": (check_integer, 3, 3),
+    "num_register_tokens": (check_integer, 0, 4096),
+    "mlp_ratio": (check_integer, 1, 100),
+    "initializer_range": (check_number, 0, 10),
+    "layer_norm_eps": (check_number, 0, 1),
+    "layerscale_value": (check_number, -1000, 1000),
+    **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"), (check_probability,)),
     **dict.fromkeys(("qkv_bias", "use_swiglu_ffn", "apply_layernorm", "reshape_hidden_states"), (check_type,)),
     "hidden_act": (check_type, str, "the name of an activation"),
 }
@@ -342,7 +339,7 @@ def _as_backbone_config(backbone_config: Any) -> Dinov2WithRegistersConfig:
             f"`backbone_config` must have the model_type {expected!r}, got {backbone_config['model_type']!r}."
         )
     _refuse_misspelt(backbone_config, _BACKBONE_CHECKS, "backbone_config.")
-    _check_values(_BACKBONE_CHECKS, backbone_config, "backbone_config.")
+    check_values(_BACKBONE_CHECKS, backbone_config, "backbone_config.")
     return Dinov2WithRegistersConfig(**backbone_config)
 
 
@@ -350,47 +347,3 @@ def _architecture(backbone: dict[str, Any]) -> dict[str, Any]:
     """The fields of a backbone without those that Transformers derives, its maker's folder, and how it was loaded."""
     left_out = ("_name_or_path", "stage_names", "out_features", "out_indices", "dtype", "torch_dtype")
     return {k: v for k, v in backbone.items() if k not in left_out}
-
-
-def _agreed_class_names(class_names: Any, id2label: Any, label2id: Any, num_labels: Any) -> list[str]:
-    """The class names in logit order, after checking that every field that is given says the same."""
-    candidates: dict[str, list[str]] = {}
-    if class_names is not None:
-        check_type("class_names", class_names, (list, tuple), "a list of strings")
-        candidates["class_names"] = list(class_names)
-    if id2label is not None:
-        candidates["id2label"] = _in_logit_order("id2label", _items("id2label", id2label))
-    if label2id is not None:
-        pairs = [(index, name) for name, index in _items("label2id", label2id)]
-        candidates["label2id"] = _in_logit_order("label2id", pairs)
-    if num_labels is not None:
-        _check_integer("num_labels", num_labels, 1, 10_000)
-    if not candidates:
-        candidates["num_labels"] = [f"LABEL_{i}" for i in range(num_labels or 2)]
-
-    first, names = next(iter(candidates.items()))
-    for field, other in candidates.items():
-        if other != names:
-            raise ValueError(f"`{field}` contradicts `{first}`: {other} against {names}.")
-    if num_labels is not None and num_labels != len(names):
-        raise ValueError(f"`num_labels` is {num_labels}, but `{first}` names {len(names)} classes: {names}.")
-    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
-        raise ValueError(f"`{first}` must name at least one class, each by a different, non-empty string, got {names}.")
-    return names
-
-
-def _items(field: str, mapping: Any) -> list[tuple[Any, Any]]:
-    check_type(field, mapping, dict, "a dict")
-    return list(mapping.items())
-
-
-def _in_logit_order(field: str, pairs: list[tuple[Any, str]]) -> list[str]:
-    """The names of `(index, name)` pairs by index; JSON makes strings of the indices that are keys."""
-    names = {}
-    for index, name in pairs:
-        number = int(index) if isinstance(index, str) and index.isdecimal() else index
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(pairs) or number in names:
-            got = [index for index, _ in pairs]
-            raise ValueError(f"`{field}` must number its classes 0 to {len(pairs) - 1}, got {got}.")
-        names[number] = name
-    return [names[i] for i in range(len(names))]

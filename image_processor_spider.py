@@ -10,7 +10,7 @@ import torch
 from transformers import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
-from .configuration_spider import check_type, is_number, nearest
+from .checks_spider import check_type, is_number, nearest
 from .images_spider import AnyImage, common_device, list_images, to_planes
 
 HIBOU_MEAN = (0.7068, 0.5755, 0.7220)

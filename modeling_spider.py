@@ -3,74 +3,21 @@
 import glob
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import nn
 from transformers import AutoModelForImageClassification, BertModel, Dinov2WithRegistersModel, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
 
 from .backbone_spider import accept_other_names, give_own_storage, has_adapters, learns, own_parameters, parameter_names
+from .checks_spider import describe, fits
 from .configuration_spider import SpiderConfig
+from .head_spider import attention_of, read_out
+from .outputs_spider import SpiderOutput, output_type
 from .sources_spider import make_replaceable, warn_of_other_code
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class SpiderOutput(ModelOutput):
-    """Output of `SpiderForImageClassification`: tensors, and the names of the classes.
-
-    Whatever gathers, pads, unbatches or moves outputs (DataParallel, accelerate, pipelines) rebuilds them from their
-    type and their tensors, and breaks on strings. So the names belong to the type: see `output_type`.
-
-    Attributes:
-        loss (`torch.FloatTensor` of shape `()`, with `labels`): Mean cross entropy.
-        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Scores before the softmax.
-        label (`torch.LongTensor` of shape `(batch,)`): Index of the predicted class.
-        context_attention (`torch.FloatTensor` of shape `(batch, context_size**2)`, with `output_attentions`):
-            How much the centre looks at each patch in the head's last layer, averaged over its attention heads. Rows
-            sum to 1; a missing patch gets 0.
-        class_names (`tuple[str, ...]`): All class names, in the order of the logits.
-        predicted_class_names (`list[str]` of length `batch`): Name of the predicted class of each region.
-    """
-
-    loss: Optional[torch.FloatTensor] = None
-    logits: Optional[torch.FloatTensor] = None
-    label: Optional[torch.LongTensor] = None
-    context_attention: Optional[torch.FloatTensor] = None
-
-    class_names: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def predicted_class_names(self) -> list[str]:
-        """Name of the predicted class of each region, `batch` strings."""
-        return [] if self.label is None else [self.class_names[i] for i in self.label.tolist()]
-
-    def __getitem__(self, key: Any) -> Any:
-        """Field by name, `"predicted_class_names"` included, or by index of `to_tuple`."""
-        return self.predicted_class_names if key == "predicted_class_names" else super().__getitem__(key)
-
-    def __reduce__(self) -> tuple:
-        """Pickle the names with the tensors; the type itself is made anew where it is read."""
-        return _rebuild_output, (self.class_names, dict(self))
-
-
-_OUTPUT_TYPES: dict[tuple[str, ...], type[SpiderOutput]] = {}
-
-
-def output_type(class_names: Iterable[str]) -> type[SpiderOutput]:
-    """The `SpiderOutput` whose logits are of these classes; always the same type for the same names."""
-    names = tuple(class_names)
-    if names not in _OUTPUT_TYPES:
-        _OUTPUT_TYPES[names] = type(SpiderOutput.__name__, (SpiderOutput,), {"class_names": names})
-    return _OUTPUT_TYPES[names]
-
-
-def _rebuild_output(class_names: tuple[str, ...], fields: dict[str, torch.Tensor]) -> SpiderOutput:
-    return output_type(class_names)(**fields)
 
 
 class SpiderForImageClassification(PreTrainedModel):
@@ -103,9 +50,9 @@ class SpiderForImageClassification(PreTrainedModel):
         self._backbone_names = parameter_names(self.backbone)
         self._is_frozen = False  # whether the backbone's parameters were frozen by this model
         self.projection = nn.Linear(config.backbone_config.hidden_size, config.head_hidden_size)
-        self.context_encoder = BertModel(config.context_encoder_config(), add_pooling_layer=False)
+        self.context_encoder = BertModel(config.context_encoder_config(), add_pooling_layer=config.head_pooler)
         self.dropout = nn.Dropout(config.head_dropout_prob)
-        self.classifier = nn.Linear(config.head_hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.classifier_size, config.num_labels)
         self.post_init()
         self._follow_freezing()
 
@@ -118,6 +65,7 @@ class SpiderForImageClassification(PreTrainedModel):
         model._is_frozen = False  # Transformers 5 makes the parameters anew
         model._follow_freezing()
         warn_of_other_code(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        _warn_unless_verified(model.config)
         return loaded
 
     def forward(
@@ -134,8 +82,9 @@ class SpiderForImageClassification(PreTrainedModel):
 
         Args:
             pixel_values: Float `(batch, context_size**2, 3, patch_size, patch_size)`, normalised, row-major, as the
-                processor makes them. Patches that `context_mask` excludes are not embedded, or under `torch.compile`
-                embedded in vain.
+                processor makes them; or whole normalised regions, `(batch, 3, region_size, region_size)`, which are
+                tiled here. Patches that `context_mask` excludes are not embedded, or under `torch.compile` embedded in
+                vain.
             patch_embeddings: Float `(batch, context_size**2, backbone hidden size)` from `embed_patches`; instead of
                 `pixel_values`.
             context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. All
@@ -158,8 +107,13 @@ class SpiderForImageClassification(PreTrainedModel):
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             raise ValueError("`output_hidden_states` is for patches: call `model.backbone(patches, ...)` with it.")
+        if pixel_values is not None and pixel_values.ndim == 4:
+            pixel_values = self._tile_regions(pixel_values)
         grid = patch_embeddings if pixel_values is None else pixel_values
-        (self._check_embedding_grid if pixel_values is None else self._check_pixel_grid)(grid)
+        if pixel_values is None:
+            self._check_embedding_grid(grid)
+        else:
+            self._check_pixels(grid, self.config.num_context_patches, 3, self.config.patch_size, self.config.patch_size)
         context_mask, labels = self._checked_mask(context_mask, grid), self._checked_labels(labels, grid)
         if pixel_values is not None:
             patch_embeddings = self._embed_regions(pixel_values, context_mask)
@@ -189,8 +143,8 @@ class SpiderForImageClassification(PreTrainedModel):
             ValueError: The shape is another one.
         """
         side = self.config.patch_size
-        if not _fits(pixel_values, 3, side, side):
-            raise ValueError(f"Expected float patches of shape (N, 3, {side}, {side}), got {_describe(pixel_values)}.")
+        if not fits(pixel_values, 3, side, side):
+            raise ValueError(f"Expected float patches of shape (N, 3, {side}, {side}), got {describe(pixel_values)}.")
         if len(pixel_values) == 0:
             return pixel_values.new_zeros(0, self.config.backbone_config.hidden_size, dtype=self.dtype)
         frozen = self.config.freeze_backbone and not pixel_values.requires_grad and not learns(self.backbone)
@@ -283,6 +237,13 @@ class SpiderForImageClassification(PreTrainedModel):
         self.backbone.embeddings.mask_token.requires_grad_(False)
         self.context_encoder.embeddings.word_embeddings.requires_grad_(False)
 
+    def _tile_regions(self, regions: torch.Tensor) -> torch.Tensor:
+        """The patches `(batch, context_size**2, 3, patch_size, patch_size)` of regions, row-major; copied once."""
+        side, patches = self.config.patch_size, self.config.context_size
+        self._check_pixels(regions, 3, self.config.region_size, self.config.region_size)
+        rows_and_columns = regions.unflatten(3, (patches, side)).unflatten(2, (patches, side))
+        return rows_and_columns.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
     def _embed_regions(self, pixel_values: torch.Tensor, context_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Embed the patches of a batch of regions, leaving out those that the mask excludes."""
         batch, patches = pixel_values.shape[:2]
@@ -296,7 +257,7 @@ class SpiderForImageClassification(PreTrainedModel):
     def _encode_grid(
         self, patch_embeddings: torch.Tensor, context_mask: Optional[torch.Tensor], with_attention: bool
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Logits `(batch, num_labels)` and, on request, the centre's attention `(batch, context_size**2)`."""
+        """Logits `(batch, num_labels)` and, on request, the attention of the read-out `(batch, context_size**2)`."""
         attention_mask = None
         if context_mask is not None:
             context_mask = context_mask.to(patch_embeddings.device)
@@ -305,14 +266,22 @@ class SpiderForImageClassification(PreTrainedModel):
             attention_mask = context_mask.long()
         # Not the projection's: a quantised layer has weights of another type than its input.
         dtype = self.context_encoder.embeddings.position_embeddings.weight.dtype
+        patch_embeddings = patch_embeddings.to(dtype)
+        projected = self.projection(patch_embeddings)
         encoded = self.context_encoder(
-            inputs_embeds=self.projection(patch_embeddings.to(dtype)),
+            inputs_embeds=projected,
             attention_mask=attention_mask,
             output_hidden_states=with_attention,
             return_dict=True,
         )
-        center = self.config.center_index
-        logits = self.classifier(self.dropout(encoded.last_hidden_state[:, center]))
+        tokens = encoded.last_hidden_state + projected if self.config.head_residual else encoded.last_hidden_state
+        features = read_out(tokens, self.config.head_readout, self.config.center_index, context_mask)
+        if self.config.head_pooler:
+            features = self.context_encoder.pooler(features[:, None])  # which takes the first of one token
+        if self.config.head_beside:
+            beside = projected if self.config.head_beside == "projection" else patch_embeddings
+            features = torch.cat([beside[:, self.config.center_index], features], dim=-1)
+        logits = self.classifier(self.dropout(features))
         if logits.shape[-1] != self.config.num_labels:
             raise ValueError(
                 f"The classifier gives {logits.shape[-1]} logits, the configuration names {self.config.num_labels} "
@@ -320,37 +289,23 @@ class SpiderForImageClassification(PreTrainedModel):
             )
         if not with_attention:
             return logits, None
-        return logits, self._center_attention(encoded.hidden_states[-2], context_mask)
+        return logits, attention_of(self.context_encoder, encoded.hidden_states[-2], self.config, context_mask)
 
-    def _center_attention(self, hidden_states: torch.Tensor, context_mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """The centre's row of the last layer's attention, `(batch, context_size**2)`.
-
-        Attention kernels such as sdpa return no weights, so the one row that is wanted is computed from the input of
-        the last layer, `(batch, context_size**2, head_hidden_size)`, whatever kernel the layer itself uses.
-        """
-        attention = self.context_encoder.encoder.layer[-1].attention.self
-        heads = self.config.head_num_attention_heads
-        query = attention.query(hidden_states[:, self.config.center_index]).unflatten(-1, (heads, -1))
-        key = attention.key(hidden_states).unflatten(-1, (heads, -1))
-        scores = torch.einsum("bhd,bnhd->bhn", query, key).float() / query.shape[-1] ** 0.5
-        if context_mask is not None:
-            scores = scores.masked_fill(~context_mask[:, None].to(scores.device), float("-inf"))
-        return scores.softmax(dim=-1).mean(dim=1)
-
-    def _check_pixel_grid(self, pixel_values: torch.Tensor) -> None:
-        side, patches = self.config.patch_size, self.config.num_context_patches
-        if not _fits(pixel_values, patches, 3, side, side) or len(pixel_values) == 0:
+    def _check_pixels(self, pixel_values: torch.Tensor, *shape: int) -> None:
+        if not fits(pixel_values, *shape) or len(pixel_values) == 0:
+            side, patches, region = self.config.patch_size, self.config.num_context_patches, self.config.region_size
             raise ValueError(
                 f"Expected float `pixel_values` of shape (B, {patches}, 3, {side}, {side}) with B > 0, got "
-                f"{_describe(pixel_values)}. The processor makes them from {self.config.region_size} px regions."
+                f"{describe(pixel_values)}. The processor makes them from {region} px regions; whole normalised "
+                f"regions, (B, 3, {region}, {region}), are taken too."
             )
 
     def _check_embedding_grid(self, patch_embeddings: torch.Tensor) -> None:
         patches, hidden = self.config.num_context_patches, self.config.backbone_config.hidden_size
-        if not _fits(patch_embeddings, patches, hidden) or len(patch_embeddings) == 0:
+        if not fits(patch_embeddings, patches, hidden) or len(patch_embeddings) == 0:
             raise ValueError(
                 f"Expected float `patch_embeddings` of shape (B, {patches}, {hidden}) with B > 0, got "
-                f"{_describe(patch_embeddings)}."
+                f"{describe(patch_embeddings)}."
             )
 
     def _checked_mask(self, context_mask: Optional[torch.Tensor], grid: torch.Tensor) -> Optional[torch.Tensor]:
@@ -377,19 +332,23 @@ class SpiderForImageClassification(PreTrainedModel):
             labels = torch.as_tensor(labels, device=grid.device)
         classes = self.config.num_labels
         if labels.shape != grid.shape[:1] or labels.dtype.is_floating_point or labels.dtype == torch.bool:
-            raise ValueError(f"Expected integer `labels` of shape ({len(grid)},), got {_describe(labels)}.")
+            raise ValueError(f"Expected integer `labels` of shape ({len(grid)},), got {describe(labels)}.")
         if not torch.compiler.is_compiling() and not bool(((labels >= 0) & (labels < classes)).all()):
             raise ValueError(f"Expected `labels` from 0 to {classes - 1}, got {labels.tolist()}.")
         return labels.long()
 
 
-def _fits(tensor: torch.Tensor, *shape: int) -> bool:
-    """Whether a batch of floats has this shape after its first axis."""
-    return tensor.dtype.is_floating_point and tensor.ndim == len(shape) + 1 and tuple(tensor.shape[1:]) == shape
-
-
-def _describe(tensor: torch.Tensor) -> str:
-    return f"{tensor.dtype} {tuple(tensor.shape)}"
+def _warn_unless_verified(config: SpiderConfig) -> None:
+    """Tell, once, of a model that was imported from elsewhere and never held against its own code."""
+    record = getattr(config, "import", None)
+    if record is None or (isinstance(record, dict) and record.get("verified") is True):
+        return
+    source = record.get("source") if isinstance(record, dict) else None
+    logger.warning_once(
+        f"This model was imported from {source or 'elsewhere'} and never compared with the source's own code. What "
+        "config.json lists as assumptions under `import` may be wrong, and its answers with them. Import it again with "
+        "--verify: python -m spider_tools.weights import-spider --help"
+    )
 
 
 # `pipeline("image-classification", model=...)` logs an error about a model of a class that is not registered.

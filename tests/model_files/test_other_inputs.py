@@ -98,7 +98,7 @@ def test_what_has_read_only_sources_can_be_saved(model_folder, load_model, tmp_p
         loaded.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").glob("*.py")}
     own = "modeling_spider.py" if kind == "model" else "processing_spider.py"
-    assert names >= {own, "configuration_spider.py", "sources_spider.py"}
+    assert names >= {own, "checks_spider.py", "sources_spider.py"}
 
 
 def test_folders_of_one_name_and_different_code_are_told_apart(model_folder, load_model, tmp_path, caplog):

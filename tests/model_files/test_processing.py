@@ -17,7 +17,7 @@ from spider_tools import remote_code
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 40
-CODE = [f"{name}_spider.py" for name in ("configuration", "image_processor", "images", "processing", "sources")]
+CODE = [f"{name}_spider.py" for name in ("checks", "image_processor", "images", "processing", "sources")]
 FILES = ["preprocessor_config.json", "processor_config.json"]
 
 SpiderImageProcessor = remote_code.image_processor_class()
