@@ -62,9 +62,8 @@ def _shares(readout: str, center_index: int, context_mask: torch.Tensor) -> torc
     """How much each token counts in what is read, float32 `(batch, patches)`; rows sum to 1, a masked token gets 0."""
     if readout == "mean":
         return context_mask / context_mask.sum(dim=1, keepdim=True)
-    # The first of several equal values: of True.
-    read = context_mask.to(torch.uint8).argmax(dim=1) if readout == "first" else center_index
-    numbers = torch.arange(context_mask.shape[1], device=context_mask.device)
-    if readout == "center":
-        return (numbers == read).float().expand(len(context_mask), -1)
-    return (numbers == read[:, None]).float()
+    if readout == "first":
+        read = context_mask.to(torch.uint8).argmax(dim=1)  # the first of several equal values: of True
+    else:
+        read = torch.full_like(context_mask[:, 0], center_index, dtype=torch.long)
+    return nn.functional.one_hot(read, context_mask.shape[1]).float()

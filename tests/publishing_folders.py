@@ -17,12 +17,15 @@ WRITER, READER, STRANGER = "hf_writer", "hf_reader", "hf_stranger"
 SETTINGS = PublishSettings(token=WRITER)
 MODEL_FILES = [
     "backbone_spider.py",
+    "checks_spider.py",
     "config.json",
     "configuration_spider.py",
+    "head_spider.py",
     "image_processor_spider.py",
     "images_spider.py",
     "model.safetensors",
     "modeling_spider.py",
+    "outputs_spider.py",
     "preprocessor_config.json",
     "processing_spider.py",
     "processor_config.json",
