@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Optional
 
 from transformers.dynamic_module_utils import get_relative_imports
 
 from . import __version__, remote_code
 from .files import file_sha256, read_json_object, readable_as_umask_says
+from .import_record import RECORD
 
 if TYPE_CHECKING:
     from .remote_code import SpiderForImageClassification, SpiderImageProcessor
@@ -22,7 +23,10 @@ SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 def save_model_folder(
-    model: "SpiderForImageClassification", image_processor: "SpiderImageProcessor", folder: Path
+    model: "SpiderForImageClassification",
+    image_processor: "SpiderImageProcessor",
+    folder: Path,
+    import_record: Optional[dict[str, Any]] = None,
 ) -> None:
     """Write a model repository beside its place, then move its files there, config.json last.
 
@@ -32,11 +36,15 @@ def save_model_folder(
         model: Its configuration notes the version of this package.
         image_processor: Its own.
         folder: Made if absent; files of an earlier model are replaced, others left alone.
+        import_record: Goes into config.json with the digest of the weights that it is about.
     """
     unfinished = folder / ".model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.config.spider_tools_version = __version__
     model.save_pretrained(unfinished)
+    if import_record is not None:
+        setattr(model.config, RECORD, {**import_record, "weights_sha256": weights_sha256(unfinished)})
+        model.config.save_pretrained(unfinished)
     remote_code.processor_class()(image_processor).save_pretrained(unfinished)
     readable_as_umask_says(unfinished)
     (folder / "config.json").unlink(missing_ok=True)

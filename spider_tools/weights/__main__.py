@@ -21,6 +21,20 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     importing.add_argument(
         "--backbone_heads", type=int, metavar="X", help="attention heads of its backbone, if config.json lacks them"
     )
+    importing.add_argument("--heads", type=int, metavar="N", help="attention heads of its head's encoder, likewise")
+    importing.add_argument("--revision", metavar="R", help="branch, tag or commit on the Hub")
+    importing.add_argument(
+        "--verify", action="store_true", help="hold it against the source's own code, and refuse it if they differ"
+    )
+    importing.add_argument(
+        "--trust-source-code", "--trust_source_code", action="store_true", help="let --verify run that code, as you"
+    )
+    importing.add_argument(
+        "--source-python", "--source_python", metavar="PATH", help="Python of an environment that the code runs in"
+    )
+    importing.add_argument(
+        "--images", nargs="+", default=[], metavar="FILE", help="regions to compare on, beside drawn ones"
+    )
     new = commands.add_parser("new", help="write configurations and code of an organ's model, without weights")
     new.add_argument("--organ", required=True, choices=organ_names(), help="gives the class names")
     for command in (importing, new):
@@ -30,15 +44,32 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
 
 def main(values: dict[str, Any]) -> None:
     """Run a command and print what it did."""
-    from .repositories import import_repository, new_repository  # seconds of imports, which --help need not wait for
+    from .repositories import new_repository  # seconds of imports, which --help need not wait for
 
     out = values["out"]
     if values["command"] == "new":
         new_repository(values["organ"], out)
         print(f"Configurations of the {values['organ']} model, without weights, are in {out}")
     else:
-        report = import_repository(values["source"], out, values["backbone_heads"])
-        print(f"{report}\nThe model is in {out}")
+        print(f"{_import(values)}\nThe model is in {out}")
+
+
+def _import(values: dict[str, Any]) -> str:
+    from .import_spider import Trial
+    from .repositories import import_repository
+    from .verification import VerificationError
+
+    trial_flags = {"--trust-source-code": "trust_source_code", "--source-python": "source_python", "--images": "images"}
+    idle = [flag for flag, name in trial_flags.items() if values[name] and not values["verify"]]
+    if idle:
+        raise ValueError(f"{' and '.join(idle)} say how the source's own code is run, which needs --verify.")
+    trial = Trial(**{name: values[name] for name in trial_flags.values()}) if values["verify"] else None
+    options = {name: values[name] for name in ("backbone_heads", "heads", "revision")}
+    try:
+        return import_repository(values["out"], values["source"], trial=trial, **options)
+    except VerificationError as error:
+        print(error.table)
+        raise
 
 
 if __name__ == "__main__":

@@ -1,38 +1,47 @@
-"""A published SPIDER checkpoint, its parts recognised by name suffix and shape, as a model of this project.
+"""A published SPIDER checkpoint as a model of this project: proven against its own code, or marked as assumed."""
 
-What its tensors are called is not published, only its parts: a DINOv2 backbone, a BERT encoder over the patches of a
-region, a projection from the one to the other and a classifier. Its own code is never read.
-"""
-
-import math
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-import torch
-from torch import nn
-from transformers import BertModel
+import numpy as np
+from PIL import Image
 
 from .. import remote_code
-from .dinov2 import build_backbone
-from .dinov2_config import CONFIG_FIELDS, with_heads
-from .dinov2_pieces import FoundBackbone, find_backbone, holds_backbone, listed
-from .reading import WeightSource, open_source
-from .untrained import looks_untrained
+from ..drawn_tissue import draw_mosaics
+from ..images import DECODING_ERRORS, to_rgb
+from ..import_record import RECORD
+from .dinov2_pieces import holds_backbone
+from .head_reading import PAPER_HEADS, HeadReading, assemble, assumed_reading
+from .published_parts import POSITIONS, TOKEN_TYPES, PublishedParts, recognise
+from .reading import WeightSource, open_published
+from .source_code import SourceCode, code_of, run_source_code
+from .untrained import row_looks_untrained
+from .verification import Verified, verify
 
 if TYPE_CHECKING:
-    from transformers import Dinov2WithRegistersModel
+    from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
 
-    from ..remote_code import SpiderConfig, SpiderForImageClassification, SpiderImageProcessor
+logger = logging.getLogger(__name__)
 
-_ENCODER_POSITIONS = "embeddings.position_embeddings.weight"
-_TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
-_WORDS = "embeddings.word_embeddings.weight"
-_POOLER = ("pooler.dense.weight", "pooler.dense.bias")
-_INDEX_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-# Of BERT, where SpiderConfig has no field for another.
-_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute", "is_decoder": False}
-_PAPER_HEADS = 1
+_DRAWN_REGIONS = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a checkpoint is held against its own code.
+
+    Attributes:
+        trust_source_code: Whether the user lets that code run.
+        source_python: Interpreter of an environment that it runs in; by default this one's.
+        images: Image files of regions, or larger, on which the two are compared beside drawn ones.
+    """
+
+    trust_source_code: bool = False
+    source_python: Optional[str] = None
+    images: Sequence[str] = ()
 
 
 @dataclass
@@ -40,256 +49,151 @@ class ImportedSpider:
     """A published checkpoint as a model of this project.
 
     Attributes:
-        model: In float32.
+        model: In float32; its configuration holds `record`.
         image_processor: Its own.
         mapping: Pairs of what the source calls a part or tensor and what this project calls it.
-        notes: What was left out and what had to be assumed, a sentence each.
+        notes: What was left out, a sentence each.
+        record: See `import_record.import_record`.
+        table: What was tried to prove it, None where nothing was.
     """
 
     model: "SpiderForImageClassification"
     image_processor: "SpiderImageProcessor"
     mapping: list[tuple[str, str]]
     notes: list[str]
+    record: dict[str, Any] = field(default_factory=dict)
+    table: Optional[str] = None
 
     def report(self) -> str:
-        """Mapping and notes as text."""
+        """Mapping, notes, assumptions and proof as text."""
         width = max(len(theirs) for theirs, _ in self.mapping)
         lines = [f"{theirs:<{width}}  ->  {ours}" for theirs, ours in self.mapping]
-        return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
+        lines += [f"- {note}" for note in [*self.notes, *self.record["assumptions"]]]
+        if self.table is not None:
+            lines += [
+                "Held against the source's own code; largest difference in parts of the logits' spread:",
+                self.table,
+            ]
+        return "\n".join(lines)
 
 
-@dataclass
-class _Import:
-    """What is known of the source so far; every step takes from `left` what it recognises."""
-
-    source: WeightSource
-    left: dict[str, torch.Tensor]
-    state: dict[str, torch.Tensor] = field(default_factory=dict)
-    mapping: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def take(self, theirs: str, ours: str) -> None:
-        tensor = self.left[theirs]
-        if not tensor.dtype.is_floating_point or not bool(tensor.isfinite().all()):
-            raise self.broken(f"{theirs} ({tensor.dtype}) must hold floats, all of them finite.")
-        self.state[ours] = self.left.pop(theirs).float().clone()
-        self.mapping.append((theirs, ours))
-
-    def broken(self, problem: str) -> ValueError:
-        shapes = listed(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(self.left.items()))
-        return ValueError(f"{self.source.name}: {problem} Tensors without a place: {shapes or 'none'}.")
-
-
-def import_spider(source: str, backbone_heads: Optional[int] = None) -> ImportedSpider:
-    """Recognise the parts of a published SPIDER checkpoint.
+def import_spider(
+    source: str,
+    backbone_heads: Optional[int] = None,
+    heads: Optional[int] = None,
+    revision: Optional[str] = None,
+    trial: Optional[Trial] = None,
+) -> ImportedSpider:
+    """Recognise the parts of a published SPIDER checkpoint, and prove or assume how they belong together.
 
     Args:
         source: Folder or Hub id, with a `class_names` list in its config.json.
         backbone_heads: Attention heads of its backbone, where config.json does not state them; see `load_backbone`.
+        heads: Those of the head's encoder, likewise; by default the paper's one.
+        revision: Branch, tag or commit on the Hub.
+        trial: Holds the model against the source's own code. Without it nothing of that code runs, and the model's
+            configuration says that it is not verified, and what was assumed.
 
     Raises:
-        ValueError: A part is missing, ambiguous or of another shape, tensors are left over, the encoder ends in a
-            trained pooler, or the configuration cannot be expressed here. The message names the tensors.
+        ValueError: A part is missing, ambiguous or of another shape, tensors are left over, the configuration cannot be
+            expressed here, or nobody trusts the code that `trial` would run. The message names what.
+        VerificationError: No reading of the checkpoint gives what its own code gives.
         OSError: There is no such source, or it cannot be downloaded.
     """
-    opened = open_source(source, holds_backbone)
-    class_names = _class_names(opened)
-    found = find_backbone(source, opened.tensors)
-    work = _Import(opened, {name: tensor for name, tensor in opened.tensors.items() if name not in found.names})
-    backbone = _take_backbone(work, found, backbone_heads)
-    prefix = _encoder_prefix(work)
-    config = remote_code.config_class()(
-        backbone_config=backbone.config.to_dict(),
-        patch_size=backbone.config.image_size,
-        class_names=class_names,
-        **_head_sizes(work, prefix),
-    )
-    model = _assemble(work, prefix, config, backbone)
-    image_processor = _image_processor(work, config.patch_size, config.context_size)
-    work.notes.append(
-        "Not published, and assumed: the encoder's tokens are the patches in row-major order, and the class is read at "
-        f"the centre (token {config.center_index}). Evaluate the model before you rely on it."
-    )
-    return ImportedSpider(model, image_processor, work.mapping, work.notes)
+    opened = open_published(source, holds_backbone, revision)
+    code = None if trial is None else _trusted_code(opened, trial)
+    parts = recognise(opened, backbone_heads, heads)
+    image_processor = _stated_image_processor(parts)
+    if trial is None or code is None:
+        return _assumed(parts, image_processor)
+    regions = [*_read_images(trial.images, parts), *draw_mosaics(_DRAWN_REGIONS, parts.context_size, parts.patch_size)]
+    answer = run_source_code(code, regions, trial.source_python)
+    return _proven(parts, verify(parts, image_processor, regions, code, answer))
 
 
-def _take_backbone(work: _Import, found: FoundBackbone, heads: Optional[int]) -> "Dinov2WithRegistersModel":
-    stated = _stated(work, found.hidden_size, CONFIG_FIELDS)
-    backbone = build_backbone(found, with_heads(work.source.name, stated, heads))
-    work.mapping.append((f"{found.prefix}*", f"backbone.* ({len(found.names)} tensors, {found.spelling.title} names)"))
-    if "num_attention_heads" not in stated:
-        origin = "Said with --backbone_heads" if heads else "Assumed, as published backbones of this shape have them"
-        work.notes.append(f"{origin}: {backbone.config.num_attention_heads} attention heads in the backbone.")
-    return backbone
+def _trusted_code(source: WeightSource, trial: Trial) -> SourceCode:
+    code = code_of(source)
+    if not trial.trust_source_code:
+        raise ValueError(f"--verify would run {code.statement()}, and say --trust-source-code if you trust it.")
+    logger.warning("running %s", code.statement())
+    return code
 
 
-def _assemble(
-    work: _Import, prefix: str, config: "SpiderConfig", backbone: nn.Module
-) -> "SpiderForImageClassification":
-    """The model of a backbone and of what is left, every tensor of which is used."""
-    with torch.device("meta"):
-        model = remote_code.model_class()(config)
-    # It has buffers that no state dict holds, so that it cannot come from the meta device.
-    model.context_encoder = BertModel(config.context_encoder_config(), add_pooling_layer=False)
-    _drop_unused(work, prefix)
-    _take_encoder(work, prefix, model.context_encoder.state_dict())
-    _take_linear(work, "projection", (config.head_hidden_size, backbone.config.hidden_size))
-    _take_linear(work, "classifier", (config.num_labels, config.head_hidden_size))
-    if work.left:
-        raise work.broken("its architecture is another one, this one has no place for some of its tensors.")
-    work.state |= {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
-    model.load_state_dict(work.state, assign=True)
-    return model.eval()
+def _assumed(parts: PublishedParts, image_processor: "SpiderImageProcessor") -> ImportedSpider:
+    reading = assumed_reading(parts)
+    assumptions = [*parts.assumptions, *_assumptions(parts, reading)]
+    return _imported(parts, assemble(parts, reading), image_processor, {"verified": False, "assumptions": assumptions})
 
 
-def _class_names(source: WeightSource) -> list[str]:
-    names = (source.config or {}).get("class_names")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{source.name}: expected a list of strings `class_names` in its config.json, got {names!r}.")
-    return names
+def _proven(parts: PublishedParts, verified: Verified) -> ImportedSpider:
+    facts = {"verified": True, "assumptions": [], "proof": verified.proof}
+    imported = _imported(parts, verified.model, verified.image_processor, facts)
+    imported.table = verified.table
+    return imported
 
 
-def _stated(work: _Import, hidden_size: Optional[int], fields: Sequence[str]) -> dict[str, Any]:
-    """What the source's configuration says about its transformer of this width, wherever in it that stands."""
-    stated: dict[str, Any] = {}
-    for part in _dicts(work.source.config):
-        if part.get("hidden_size") != hidden_size or "num_attention_heads" not in part:
-            continue
-        for name in fields:
-            if name in stated and part.get(name) not in (None, stated[name]):
-                raise work.broken(
-                    f"its config.json has {name} {stated[name]} and {part[name]} for width {hidden_size}."
-                )
-        stated |= {name: part[name] for name in fields if part.get(name) is not None}
-    return stated
+def _imported(
+    parts: PublishedParts,
+    model: "SpiderForImageClassification",
+    image_processor: "SpiderImageProcessor",
+    facts: dict[str, Any],
+) -> ImportedSpider:
+    # Where somebody keeps a folder is nobody else's business.
+    path = Path(parts.source.name)
+    name = path.resolve().name if path.exists() else parts.source.name
+    record = {"source": name, "revision": parts.source.revision, **facts}
+    setattr(model.config, RECORD, record)
+    return ImportedSpider(model, image_processor, parts.mapping, parts.notes, record)
 
 
-def _dicts(content: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(content, dict):
-        yield content
-        for value in content.values():
-            yield from _dicts(value)
-
-
-def _encoder_prefix(work: _Import) -> str:
-    ends = (_ENCODER_POSITIONS, f".{_ENCODER_POSITIONS}")
-    prefixes = [name.removesuffix(ends[0]) for name in work.left if name == ends[0] or name.endswith(ends[1])]
-    if not prefixes:
-        raise work.broken(f"nothing is left for the context encoder; one has a tensor ...{_ENCODER_POSITIONS}.")
-    if len(prefixes) > 1:
-        candidates = ", ".join(f"{prefix}*" for prefix in sorted(prefixes))
-        raise work.broken(f"the context encoder is ambiguous, candidates are {candidates}.")
-    return prefixes[0]
-
-
-def _head_sizes(work: _Import, prefix: str) -> dict[str, Any]:
-    """The fields of SpiderConfig about the head and the region."""
-    positions = work.left[prefix + _ENCODER_POSITIONS]
-    side = math.isqrt(len(positions)) if positions.ndim == 2 else 0
-    if side % 2 == 0 or side * side != len(positions):
-        raise work.broken(
-            f"{prefix}{_ENCODER_POSITIONS} has the shape {tuple(positions.shape)}, expected a row for each patch of a "
-            "region: 25, or another odd number squared."
-        )
-    intermediate = work.left.get(f"{prefix}encoder.layer.0.intermediate.dense.weight")
-    if intermediate is None:
-        raise work.broken(f"the context encoder lacks {prefix}encoder.layer.0.intermediate.dense.weight.")
-    hidden = positions.shape[1]
-    stated = _stated(work, hidden, ("num_attention_heads", *_FIXED))
-    for name, value in _FIXED.items():
-        if stated.get(name, value) != value:
-            raise work.broken(f"its context encoder has {name} {stated[name]!r}, which is always {value!r} here.")
-    if "num_attention_heads" not in stated:
-        work.notes.append(f"Assumed, as config.json does not say it: {_PAPER_HEADS} attention head, as in the paper.")
-    start = f"{prefix}encoder.layer."
-    return {
-        "context_size": side,
-        "head_hidden_size": hidden,
-        "head_num_hidden_layers": len({n.removeprefix(start).split(".")[0] for n in work.left if n.startswith(start)}),
-        "head_num_attention_heads": stated.get("num_attention_heads", _PAPER_HEADS),
-        "head_intermediate_size": len(intermediate),
-    }
-
-
-def _drop_unused(work: _Import, prefix: str) -> None:
-    """Take away what no forward pass of this architecture reads, and refuse a pooler that the source may have read."""
-    for name in _INDEX_BUFFERS:
-        work.left.pop(prefix + name, None)
-    if work.left.pop(prefix + _WORDS, None) is not None:
-        work.notes.append(f"Left out: {prefix}{_WORDS}, because the encoder is fed embeddings.")
-    weight, bias = (work.left.get(prefix + name) for name in _POOLER)
-    if weight is None and bias is None:
-        return
-    if weight is None or bias is None:
-        raise work.broken(f"expected both {prefix}{_POOLER[0]} and {prefix}{_POOLER[1]}, or neither.")
-    ranges = [part["initializer_range"] for part in _dicts(work.source.config) if "initializer_range" in part] or [0.02]
-    if not any(looks_untrained(weight, bias, initializer_range) for initializer_range in ranges):
-        raise work.broken(
-            f"{prefix}pooler is trained, so that the class may be read through it; this architecture reads the token "
-            f"of the central patch and cannot express that. (An untrained pooler has a bias of 0, this one up to "
-            f"{float(bias.abs().max()):.3g}, and weights of standard deviation {ranges[0]:g}, this one "
-            f"{float(weight.float().std()):.3g}.)"
-        )
-    for name in _POOLER:
-        del work.left[prefix + name]
-    work.notes.append(f"Left out: {prefix}pooler, which is as BERT initialises it: nothing was learnt through it.")
-
-
-def _take_encoder(work: _Import, prefix: str, expected: dict[str, torch.Tensor]) -> None:
-    """Take the tensors of the context encoder; `expected` are ours, by their names in it."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    work.state[f"context_encoder.{_WORDS}"] = torch.zeros(shapes.pop(_WORDS))
-    _fit_token_types(work, prefix + _TOKEN_TYPES, shapes[_TOKEN_TYPES])
-    missing = [prefix + name for name in shapes if prefix + name not in work.left]
-    mis_shaped = [
-        f"{prefix}{name} {tuple(work.left[prefix + name].shape)}, expected {shape}"
-        for name, shape in shapes.items()
-        if prefix + name in work.left and work.left[prefix + name].shape != shape
-    ]
-    if missing or mis_shaped:
-        problems = {"missing": missing, "mis-shaped": mis_shaped}
-        text = "; ".join(f"{problem}: {listed(names)}" for problem, names in problems.items() if names)
-        raise work.broken(f"the context encoder {prefix}* is not complete. {text}.")
-    for name in shapes:
-        work.take(prefix + name, f"context_encoder.{name}")
-
-
-def _fit_token_types(work: _Import, name: str, shape: tuple[int, ...]) -> None:
-    """Bring the embeddings of token types to our number of rows; all patches are of type 0, the first row."""
-    table = work.left.get(name)
-    if table is None or table.ndim != 2 or len(table) == shape[0] or not len(table):
-        return
-    rows = torch.zeros(shape[0], table.shape[1], dtype=table.dtype)
-    rows[: len(table)] = table[: shape[0]]
-    work.left[name] = rows
-    work.notes.append(f"{name} has {len(table)} rows instead of {shape[0]}, of which only the first is read.")
-
-
-def _take_linear(work: _Import, ours: str, shape: tuple[int, int]) -> None:
-    """Take the one linear layer of this shape, a bias of 0 for one that has none."""
-    stems = [
-        name.removesuffix(".weight")
-        for name, tensor in sorted(work.left.items())
-        if name.endswith(".weight") and tuple(tensor.shape) == shape
-    ]
-    if not stems:
-        raise work.broken(f"nothing is left for the {ours}, a linear layer with weights of the shape {shape}.")
-    if len(stems) > 1:
-        raise work.broken(f"the {ours}, with weights of the shape {shape}, is ambiguous: {', '.join(stems)}.")
-    work.take(f"{stems[0]}.weight", f"{ours}.weight")
-    bias = work.left.get(f"{stems[0]}.bias")
-    if bias is None:
-        work.state[f"{ours}.bias"] = torch.zeros(shape[0])
-        work.notes.append(f"{stems[0]} has no bias: {ours}.bias is 0.")
-    elif tuple(bias.shape) != shape[:1]:
-        raise work.broken(f"{stems[0]}.bias has the shape {tuple(bias.shape)}, expected {shape[:1]}.")
+def _assumptions(parts: PublishedParts, reading: HeadReading) -> list[str]:
+    """What a reading takes for granted, a sentence each."""
+    center = len(parts.encoder[POSITIONS]) // 2
+    sentences = ["The encoder's tokens are the patches in row-major order."]
+    if reading.pooler:
+        sentences.append("The class is read through BERT's pooler, which is trained, at the first token (token 0).")
     else:
-        work.take(f"{stems[0]}.bias", f"{ours}.bias")
+        sentences.append(f"The class is read at the centre (token {center}), with nothing added to it.")
+        if parts.pooler:
+            sentences.append(
+                "The pooler is not read, since it is as BERT initialises it: nothing was learnt through it."
+            )
+    if parts.heads is None:
+        sentences.append(f"The encoder has {PAPER_HEADS} attention head, as in the paper.")
+    if reading.beside:
+        sentences.append(f"The classifier reads the {reading.beside} of the central patch first, the encoder after it.")
+    sentences += _token_type_sentences(parts)
+    if not {"image_mean", "image_std"} <= (parts.source.preprocessor or {}).keys():
+        sentences.append("Colours are normalised as for Hibou.")
+    return sentences
 
 
-def _image_processor(work: _Import, patch_size: int, context_size: int) -> "SpiderImageProcessor":
-    stated = work.source.preprocessor or {}
+def _token_type_sentences(parts: PublishedParts) -> list[str]:
+    types = parts.encoder[TOKEN_TYPES]
+    trained = [str(row) for row in range(1, len(types)) if not row_looks_untrained(types[row])]
+    if not trained:
+        return ["All patches are of token type 0; the others look as BERT initialises them."] if len(types) > 1 else []
+    rows = f"row {trained[0]}" if len(trained) == 1 else f"rows {', '.join(trained)}"
+    return [f"All patches are of token type 0, although {rows} of the token types looks trained too."]
+
+
+def _stated_image_processor(parts: PublishedParts) -> "SpiderImageProcessor":
+    stated = parts.source.preprocessor or {}
     fields = {name: stated[name] for name in ("image_mean", "image_std") if name in stated}
-    if len(fields) < 2:
-        work.notes.append("Assumed, as the source does not say it: colours are normalised as for Hibou.")
-    return remote_code.image_processor_class()(patch_size=patch_size, context_size=context_size, **fields)
+    return remote_code.image_processor_class()(patch_size=parts.patch_size, context_size=parts.context_size, **fields)
+
+
+def _read_images(paths: Sequence[str], parts: PublishedParts) -> list[np.ndarray]:
+    """The user's images, uint8 `(height, width, 3)` each."""
+    least = parts.context_size * parts.patch_size
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                images.append(to_rgb(image))
+        except DECODING_ERRORS as error:
+            raise ValueError(f"--images: {path} cannot be read as an image: {error}") from error
+        if min(images[-1].shape[:2]) < least:
+            height, width = images[-1].shape[:2]
+            raise ValueError(f"--images: {path} is {height}x{width} px (height x width), expected at least {least}.")
+    return images

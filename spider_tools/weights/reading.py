@@ -1,7 +1,8 @@
-"""Tensors and configurations of a model from elsewhere: a file, a folder or a Hub id. Its code is never read."""
+"""Tensors and configurations of a model from elsewhere: a file, a folder or a Hub id. Its code is not looked at."""
 
 import logging
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _PICKLES = (".pth", ".pt", ".bin")
 _INDEX = "*.safetensors.index.json"
+_COMMIT = re.compile(r"[0-9a-f]{40}")  # names the folder of a snapshot
 _DOWNLOADS = ["config.json", "preprocessor_config.json", "processor_config.json", "*.safetensors", _INDEX]
 
 
@@ -31,12 +33,16 @@ class WeightSource:
         tensors: By the names that the source gives them, on the CPU.
         config: Its `config.json`, None if it has none.
         preprocessor: Its `preprocessor_config.json`, None if it has none.
+        folder: Where its files lie, None for a single file.
+        revision: Its commit on the Hub, None for what lies on this machine.
     """
 
     name: str
     tensors: Mapping[str, torch.Tensor]
     config: Optional[dict[str, Any]] = None
     preprocessor: Optional[dict[str, Any]] = None
+    folder: Optional[Path] = None
+    revision: Optional[str] = None
 
 
 def open_source(source: str, is_model: Callable[[Mapping[str, torch.Tensor]], bool]) -> WeightSource:
@@ -59,6 +65,37 @@ def open_source(source: str, is_model: Callable[[Mapping[str, torch.Tensor]], bo
         return WeightSource(source, _read_file(path, is_model))
     config, preprocessor = (read_json(path / name) for name in ("config.json", "preprocessor_config.json"))
     return WeightSource(source, _read_folder(path, is_model), config, preprocessor)
+
+
+def open_published(
+    source: str, is_model: Callable[[Mapping[str, torch.Tensor]], bool], revision: Optional[str] = None
+) -> WeightSource:
+    """Read a published model: like `open_source`, of a folder or a Hub repository, with its code, and no `.bin`.
+
+    Args:
+        source: Path of a folder, or a Hub id.
+        is_model: See `open_source`.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: See `open_source`; or it is a single file, or has its weights in pickles named `*.bin` only.
+        OSError: There is no such source, or it cannot be downloaded; the message says what to do.
+    """
+    is_local = Path(source).exists()
+    folder = Path(source) if is_local else download(source, "model", revision, allow_patterns=[*_DOWNLOADS, "*.py"])
+    if is_local and revision is not None:
+        raise ValueError(f"{source} lies on this machine, where there are no revisions: leave --revision out.")
+    if folder.is_file():
+        raise ValueError(f"{source} is a file: expected a folder or a Hub id, with class names in its config.json.")
+    bins = sorted(path.name for path in folder.glob("*.bin"))
+    if bins and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{source} has its weights in {', '.join(bins)}, pickles, which can run code: they are refused. Load the "
+            "model where you trust it, and save it again with save_pretrained, which writes safetensors."
+        )
+    config, preprocessor = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    commit = folder.resolve().name if _COMMIT.fullmatch(folder.resolve().name) else None
+    return WeightSource(source, _read_folder(folder, is_model), config, preprocessor, folder, commit)
 
 
 def locate(source: str, revision: Optional[str] = None) -> Path:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import Any
 
 from .. import __version__, paper_results, remote_code
 from ..files import require_writable
@@ -40,25 +40,25 @@ def new_repository(organ: str, folder: Path) -> None:
         move_in(Path(unfinished), place)
 
 
-def import_repository(source: str, folder: Path, backbone_heads: Optional[int] = None) -> str:
+def import_repository(folder: Path, source: str, **options: Any) -> str:
     """Turn a published SPIDER checkpoint into a model folder.
 
     Args:
-        source: Folder or Hub id.
         folder: Made if absent; must be empty otherwise.
-        backbone_heads: See `import_spider`.
+        source: Folder or Hub id.
+        **options: Of `import_spider`.
 
     Returns:
-        What became of each tensor, and what was assumed, as text.
+        What became of each tensor, and what was assumed or proven, as text.
 
     Raises:
         ValueError, OSError: See `import_spider`.
         FileExistsError: The folder is not empty.
     """
     _require_new(folder)
-    imported = import_spider(source, backbone_heads)
+    imported = import_spider(source, **options)
     with _filling(folder) as place:
-        save_model_folder(imported.model, imported.image_processor, place)
+        save_model_folder(imported.model, imported.image_processor, place, imported.record)
     return imported.report()
 
 

@@ -21,3 +21,18 @@ def looks_untrained(weight: torch.Tensor, bias: torch.Tensor, initializer_range:
     tolerance = 6 * initializer_range / math.sqrt(len(values))
     fresh_weights = abs(float(values.mean())) < tolerance and abs(float(values.std()) - initializer_range) < tolerance
     return fresh_weights and not bool(bias.any())
+
+
+def row_looks_untrained(row: torch.Tensor, initializer_range: float = 0.02) -> bool:
+    """Whether a row of an embedding may be as BERT initialises it, perhaps shrunk by weight decay.
+
+    An embedding has one gradient for all rows, so that decay reaches those that nobody reads too.
+
+    Args:
+        row: Float `(width,)`.
+        initializer_range: Standard deviation of fresh values.
+    """
+    values = row.double()
+    tolerance = 6 * initializer_range / math.sqrt(len(values))
+    deviation = float((values**2).mean().sqrt())
+    return abs(float(values.mean())) < tolerance and deviation < initializer_range + tolerance
