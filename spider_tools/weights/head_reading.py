@@ -1,7 +1,7 @@
 """How the code of a published SPIDER checkpoint may put its parts together, and the model that then is the same."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Optional
@@ -74,19 +74,23 @@ def assumed_reading(parts: PublishedParts) -> HeadReading:
     )
 
 
-def possible_readings(parts: PublishedParts, heads: int) -> Iterator[HeadReading]:
-    """All readings of a checkpoint with so many attention heads that this project's model can be."""
+def possible_heads(parts: PublishedParts, heads: int) -> Iterator[HeadReading]:
+    """The readings of a checkpoint with so many attention heads, tokens as assumed."""
+    poolers = (False, True) if parts.pooler else (False,)
+    lasts = (False, True) if parts.beside else (False,)
+    for readout, pooler, residual, last in product(_READOUTS, poolers, (False, True), lasts):
+        yield HeadReading(
+            heads, readout=readout, pooler=pooler, residual=residual, beside=parts.beside, beside_last=last
+        )
+
+
+def possible_tokens(parts: PublishedParts, reading: HeadReading) -> list[HeadReading]:
+    """A reading under all orders of tokens and their types."""
     types = range(len(parts.encoder[TOKEN_TYPES]))
-    for readout, pooler, residual, last in product(
-        _READOUTS,
-        (False, True) if parts.pooler else (False,),
-        (False, True),
-        (False, True) if parts.beside else (False,),
-    ):
-        for order, token_type, center_type in product(token_orders(parts.context_size), types, types):
-            yield HeadReading(
-                heads, order, readout, pooler, token_type, center_type, residual, parts.beside, beside_last=last
-            )
+    return [
+        replace(reading, order=order, token_type=token_type, center_type=center_type)
+        for order, token_type, center_type in product(token_orders(parts.context_size), types, types)
+    ]
 
 
 @cache
@@ -116,11 +120,16 @@ def assemble(parts: PublishedParts, reading: HeadReading) -> "SpiderForImageClas
     return model
 
 
-def assemble_head(parts: PublishedParts, reading: HeadReading) -> "SpiderForImageClassification":
-    """The same without a backbone: for `classify_grid` alone."""
+def head_to_try(parts: PublishedParts, heads: int) -> "SpiderForImageClassification":
+    """A model without a backbone, for `logits_of`."""
     small = {"hidden_size": parts.backbone.config.hidden_size, "num_hidden_layers": 1, "num_attention_heads": 1}
     small |= {"image_size": parts.patch_size, "patch_size": parts.patch_size}
-    return _head(parts, reading, config_of(parts, reading, small))
+    reading = HeadReading(heads, pooler=bool(parts.pooler), beside=parts.beside)
+    model = _head(parts, reading, config_of(parts, reading, small))
+    embeddings = model.context_encoder.embeddings
+    embeddings.position_embeddings.weight.data = parts.encoder[POSITIONS]
+    embeddings.token_type_embeddings.weight.data = parts.encoder[TOKEN_TYPES]
+    return model
 
 
 def config_of(parts: PublishedParts, reading: HeadReading, backbone: dict) -> "SpiderConfig":
@@ -141,11 +150,57 @@ def config_of(parts: PublishedParts, reading: HeadReading, backbone: dict) -> "S
     )
 
 
-def place_tokens(model: "SpiderForImageClassification", parts: PublishedParts, reading: HeadReading) -> None:
-    """Give a model the positions of a reading's order and token types: ours are row-major, and all of type 0."""
+@torch.no_grad()
+def logits_of(
+    model: "SpiderForImageClassification",
+    parts: PublishedParts,
+    readings: Sequence[HeadReading],
+    patch_embeddings: torch.Tensor,
+) -> torch.Tensor:
+    """Logits of regions under readings that differ in their tokens alone.
+
+    Args:
+        model: Of `head_to_try`, with the readings' heads; is changed.
+        parts: Of the checkpoint.
+        readings: Of `possible_tokens`.
+        patch_embeddings: Float `(regions, patches, hidden)`.
+
+    Returns:
+        Float `(readings, regions, classes)`.
+    """
+    model.config.head_readout, model.config.head_pooler = readings[0].readout, readings[0].pooler
+    model.config.head_residual = readings[0].residual
+    _fill(model.classifier, *_classifier(parts, readings[0]))
+    regions, center = len(patch_embeddings), model.config.center_index
+    positions = torch.stack([_positions(parts, reading.order) for reading in readings])
+    types = torch.tensor([reading.token_type for reading in readings])[:, None].repeat(1, positions.shape[1])
+    types[:, center] = torch.tensor([reading.center_type for reading in readings])
+    tokens = {"position_ids": positions, "token_type_ids": types}
+    tokens = {name: numbers.repeat_interleave(regions, dim=0) for name, numbers in tokens.items()}
+    hook = model.context_encoder.register_forward_pre_hook(
+        lambda _, args, given: (args, given | tokens), with_kwargs=True
+    )
+    with hook:  # which ends it
+        return model.classify_grid(patch_embeddings.repeat(len(readings), 1, 1)).unflatten(0, (-1, regions))
+
+
+def _classifier(parts: PublishedParts, reading: HeadReading) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the classifier with its columns in our order."""
+    weight, bias = parts.classifier
+    if reading.beside_last:
+        weight = torch.cat([weight[:, parts.width :], weight[:, : parts.width]], dim=1)
+    return weight, bias
+
+
+def _positions(parts: PublishedParts, order: str) -> torch.Tensor:
+    """Which token each patch is."""
+    return torch.tensor(token_orders(parts.context_size)[order]).argsort()
+
+
+def _place_tokens(model: "SpiderForImageClassification", parts: PublishedParts, reading: HeadReading) -> None:
+    """Fold a reading's order and token types into positions: our tokens are row-major, and all of type 0."""
     types = parts.encoder[TOKEN_TYPES]
-    positions = torch.empty_like(parts.encoder[POSITIONS])
-    positions[list(token_orders(parts.context_size)[reading.order])] = parts.encoder[POSITIONS]
+    positions = parts.encoder[POSITIONS][_positions(parts, reading.order)]
     positions[model.config.center_index] += types[reading.center_type] - types[reading.token_type]
     embeddings = model.context_encoder.embeddings
     embeddings.position_embeddings.weight.data = positions
@@ -165,11 +220,8 @@ def _head(parts: PublishedParts, reading: HeadReading, config: "SpiderConfig") -
     state[TOKEN_TYPES] = torch.zeros_like(model.context_encoder.embeddings.token_type_embeddings.weight)
     model.context_encoder.load_state_dict(state)
     _fill(model.projection, *parts.projection)
-    weight, bias = parts.classifier
-    if reading.beside_last:
-        weight = torch.cat([weight[:, parts.width :], weight[:, : parts.width]], dim=1)
-    _fill(model.classifier, weight, bias)
-    place_tokens(model, parts, reading)
+    _fill(model.classifier, *_classifier(parts, reading))
+    _place_tokens(model, parts, reading)
     return model.eval()
 
 
