@@ -19,8 +19,10 @@ from ..data.patches import PatchSource
 from ..data.settings import DataSettings
 from ..files import require_writable
 from ..images import DECODING_ERRORS
+from ..imported_folder import import_of_folder
 from ..remote_code import REPOSITORY_ROOT
 from ..weights.loading import load_config
+from ..weights.reading import locate
 from .picture import draw_prediction
 from .synthetic import SyntheticSettings, write_dataset
 
@@ -82,7 +84,7 @@ def classify_image(path: Path, model_folder: str) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
-    load_config(model_folder)  # which refuses in words what the Auto classes do not
+    config = load_config(model_folder)  # which refuses in words what the Auto classes do not
     model, processor = load(model_folder)
     picture = path.with_name(path.stem + ".prediction.png")
     try:
@@ -92,6 +94,9 @@ def classify_image(path: Path, model_folder: str) -> None:
         raise ValueError(f"{path}: {error}") from error
     for index in probabilities.argsort(descending=True).tolist():
         print(f"{probabilities[index]:6.1%}  {model.config.id2label[index]}")
+    imported = import_of_folder(config, locate(model_folder))
+    if imported is not None:
+        print(imported["sentence"])
     print(f"picture: {picture}")
 
 

@@ -9,7 +9,7 @@ from ..paper_results import published_organ
 from . import bootstrap, metrics
 from .predictions import Predictions
 from .results import ReportContext, figures_with_intervals, with_interval
-from .tables import NOT_AVAILABLE, interval_text, markdown_table, reasons_text
+from .tables import NOT_AVAILABLE, import_paragraph, interval_text, markdown_table, reasons_text
 
 
 def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportContext) -> dict[str, Any]:
@@ -19,6 +19,7 @@ def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportCon
         `context_sizes`: by context size, from the largest on, `metrics` as in results.json and, from the second size
         on, `change`: accuracy and macro F1 minus those of the largest size. The intervals of a change come from the
         same sets of slides on both sides. `published`: accuracy by context size, if the compared organ has it.
+        `import`: as in results.json.
 
     Raises:
         ValueError: There are no predictions, a size is no positive odd number, or the regions differ.
@@ -39,6 +40,7 @@ def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportCon
     return {
         "context_sizes": rows,
         "published": published and {str(size): value for size, value in published.items()},
+        "import": context.imported,
     }
 
 
@@ -72,6 +74,7 @@ def context_ablation_table(ablation: Mapping[str, Any]) -> str:
         "# Figures by context size\n\nOne model, with the patches outside the context masked. "
         "Changes are from the largest context, with a 95% interval from the same slides on both sides. "
         "The published models were trained anew for each size.\n\n"
+        + import_paragraph(ablation["import"])
         + markdown_table([*header, "Published accuracy"], rows)
     )
     return text + reasons_text(row["metrics"]["accuracy"] for row in ablation["context_sizes"].values())

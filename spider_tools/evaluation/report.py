@@ -21,6 +21,8 @@ _OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.jso
 def write_report(output_dir: Path, predictions: Predictions, context: ReportContext) -> dict[str, Any]:
     """Write the report of an evaluation.
 
+    The pages, `*.md`, also say of an imported model whether its import was verified.
+
     | file | content |
     |---|---|
     | results.json | headline figures with 95% intervals, scores per class, what was evaluated |
@@ -56,7 +58,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
 
 
 def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
-    texts = {"results.json": _json(results), **per_class_tables(results["per_class"])}
+    texts = {"results.json": _json(results), **per_class_tables(results["per_class"], results["import"])}
     if context.compare is not None:
         texts["comparison.md"] = comparison_page(results, published_organ(context.compare))
     if context.by_context_size is not None:

@@ -17,6 +17,7 @@ class ReportContext:
         split: The evaluated split.
         model: Hub id or name of the model; where somebody keeps it is nobody else's business.
         weights_sha256: Of the model's weight files, see `model_folder.weights_sha256`; None where it is not known.
+        imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
         compare: An organ of `paper_results.organ_names()` to compare with.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
         resamples: Number of sets of slides that the intervals come from.
@@ -27,6 +28,7 @@ class ReportContext:
     split: str
     model: str
     weights_sha256: Optional[str] = None
+    imported: Optional[Mapping[str, Any]] = None
     compare: Optional[str] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
     resamples: int = bootstrap.RESAMPLES
@@ -38,8 +40,8 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
 
     Returns:
         `metrics`: `value` and `ci95` by figure, and a `reason` where `ci95` is `None`; `per_class`: `recall`,
-        `precision`, `f1` and `support` by class name; `dataset`, `split`, `model` and its `weights_sha256`; the numbers
-        of `regions` and `slides`.
+        `precision`, `f1` and `support` by class name; `dataset`, `split`, `model`, its `weights_sha256` and its
+        `import`, None for a model that was not imported; the numbers of `regions` and `slides`.
     """
     table = metrics.per_class_table(predictions.labels, predictions.predicted, predictions.class_names)
     return {
@@ -52,6 +54,7 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
         "split": context.split,
         "model": context.model,
         "weights_sha256": context.weights_sha256,
+        "import": context.imported,
         "regions": len(predictions.labels),
         "slides": predictions.num_slides,
     }

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from ..files import require_writable
 from ..flags import as_json
 from ..hub import is_hub_id
 from ..hugging_face_home import require_hugging_face_home
+from ..import_record import import_facts
 from ..launching import make_accelerator
 from ..model_folder import weights_sha256
 from ..output_folder import only_run_in
@@ -29,6 +30,9 @@ from .predictions import Predictions
 from .report import write_report
 from .results import ReportContext
 from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings
+
+if TYPE_CHECKING:
+    from ..remote_code import SpiderConfig
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +68,7 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
             shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
             made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
             ablation = {size: made[size] for size in sizes} if sizes else None
-            context = _report_context(settings, data, ablation)
+            context = _report_context(settings, data, config, ablation)
             results = write_report(settings.output_dir, made[config.context_size], context)
             told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
             write_settings(settings.output_dir, as_json(settings) | {"data": told})
@@ -82,13 +86,18 @@ def _check_folders(settings: EvaluationSettings) -> None:
 
 
 def _report_context(
-    settings: EvaluationSettings, data: RegionData, by_context_size: Optional[dict[int, Predictions]]
+    settings: EvaluationSettings,
+    data: RegionData,
+    config: "SpiderConfig",
+    by_context_size: Optional[dict[int, Predictions]],
 ) -> ReportContext:
+    digest = weights_sha256(locate(settings.model, settings.revision))
     return ReportContext(
         dataset=data.name,
         split=settings.split,
         model=settings.model if is_hub_id(settings.model) else Path(settings.model).resolve().name,
-        weights_sha256=weights_sha256(locate(settings.model, settings.revision)),
+        weights_sha256=digest,
+        imported=import_facts(config, digest),
         compare=settings.compare,
         by_context_size=by_context_size,
         resamples=settings.resamples,

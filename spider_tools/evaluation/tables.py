@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from ..paper_results import PublishedOrgan
 from ..plain_text import escaped, spreadsheet_cell
@@ -33,15 +33,26 @@ def reasons_text(figures: Iterable[Mapping[str, Any]]) -> str:
     return "".join(f"\n{reason}\n" for reason in sorted({f["reason"] for f in figures if f["ci95"] is None}))
 
 
-def per_class_tables(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The contents of per_class.csv and per_class.md, by file name."""
+def import_paragraph(imported: Optional[Mapping[str, Any]]) -> str:
+    """What a page says of a model's import, with an empty line after it; nothing for a model that was not imported.
+
+    Args:
+        imported: Of `import_record.import_facts`.
+    """
+    return "" if imported is None else f"{_escaped(imported['sentence'])}\n\n"
+
+
+def per_class_tables(
+    per_class: Mapping[str, Mapping[str, Any]], imported: Optional[Mapping[str, Any]] = None
+) -> dict[str, str]:
+    """The contents of per_class.csv and per_class.md, by file name; the second says what is known of an import."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["class", *_SCORES, "support"])
     for name, row in per_class.items():
         writer.writerow([spreadsheet_cell(name), *(row[score] for score in _SCORES), row["support"]])
     rows = [[name, *(f"{row[s]:.3f}" for s in _SCORES), f"{row['support']:,}"] for name, row in per_class.items()]
-    text = markdown_table(["Class", "Recall", "Precision", "F1", "Support"], rows)
+    text = import_paragraph(imported) + markdown_table(["Class", "Recall", "Precision", "F1", "Support"], rows)
     absent = [name for name, row in per_class.items() if row["support"] == 0]
     if absent:
         text += f"\nNo region is of these classes, so their recall and F1 say nothing: {_join(absent)}.\n"
@@ -50,7 +61,7 @@ def per_class_tables(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, st
 
 def comparison_page(results: Mapping[str, Any], organ: PublishedOrgan) -> str:
     """The content of comparison.md."""
-    figures = results["metrics"]
+    figures, imported = results["metrics"], results["import"]
     published = dict(organ.metrics)
     rows = []
     for name, value in published.items():
@@ -65,11 +76,19 @@ def comparison_page(results: Mapping[str, Any], organ: PublishedOrgan) -> str:
         f"Measured: `{results['model']}` on the split `{results['split']}` of `{results['dataset']}`, "
         f"{results['regions']:,} regions of {results['slides']:,} slides. "
         "The two can be compared only where the regions and the classes are the same.\n\n"
-        + markdown_table(["Figure", "Published", "Measured", "95% interval", "Difference"], rows)
+        + import_paragraph(imported)
+        + markdown_table(["Figure", "Published", _measured(imported), "95% interval", "Difference"], rows)
         + "\nThe published accuracy may be a macro recall: where recalls of the classes are published, "
         "their mean equals it. It therefore stands beside both.\n"
     )
     return text + reasons_text(figures.values()) + _class_comparison(results["per_class"], organ)
+
+
+def _measured(imported: Optional[Mapping[str, Any]]) -> str:
+    """The header of what was measured, in words that nobody overlooks beside the published figures."""
+    if imported is None:
+        return "Measured"
+    return f"Measured ({'verified' if imported['verified'] else 'NOT verified'} import)"
 
 
 def _beside(published: float, figure: Mapping[str, Any]) -> list[str]:

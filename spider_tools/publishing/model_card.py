@@ -12,13 +12,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..evaluation.tables import headline_table
 from ..files import read_json_object, replacing, write_text
 from ..hub import is_hub_id
+from ..import_record import import_facts, import_record
 from ..model_folder import weights_sha256
-from ..paper_results import organ_names, published_organ
 from ..plain_text import escaped
+from .origin import base_model, hub_datasets, license_of, name_of, starting_weights
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 RESULT_FILES = ("results.json", "confusion_matrix.png")
-SPIDER_LICENSE = "cc-by-nc-4.0"  # of the published data sets, and so of what is trained on them
 _TAGS = ["pathology", "histology", "whole-slide-imaging", "spider", "custom_code", "arxiv:2503.02876"]
 # Of the template, in every version of it.
 _OWN_SENTENCE = (
@@ -44,7 +44,7 @@ def write_model_card(
         results: Folder of an evaluation, as `reporting.write_report` leaves it.
         repo_id: `"org/name"` on the Hub, for the lines that load the model.
         license: Of the weights, as the Hub spells it. By default that of the SPIDER data sets, if the weights were
-            trained on them; otherwise the card names none.
+            trained on them or come from a published SPIDER model; otherwise the card names none.
 
     Returns:
         The path of README.md.
@@ -75,36 +75,45 @@ def make_model_card(
     """The card that `write_model_card` writes; see there."""
     config = read_config(folder)
     training = config.get("training") or {}
-    measured = None if results is None else read_results(results, config["class_names"], _own_weights(folder))
-    license = license or (SPIDER_LICENSE if _spider_organs(training, config["class_names"]) else None)
+    told_apart = results is not None or import_record(config) is not None
+    digest = _own_weights(folder) if told_apart else None
+    measured = None if results is None else read_results(results, config["class_names"], digest)
+    license = license or license_of(config)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
-    data = ModelCardData(
-        license=license,
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        base_model=training.get("base_model"),
-        datasets=_hub_datasets(training, config["class_names"]),
-        tags=_TAGS,
-        metrics=[metric for _, metric, _ in _HUB_METRICS] if measured else None,
-        model_name=title if measured else None,
-        eval_results=_eval_results(measured) if measured else None,
-    )
     return ModelCard.from_template(
-        data,
+        _metadata(config, measured, title, license),
         template_path=str(TEMPLATE),
         title=title,
         repo_id=repo_id or "org/name",
         license=license,
         config=config,
+        imported=import_facts(config, digest),
         region_size=config["context_size"] * config["patch_size"],
         classes=_class_rows(config["class_names"], training, measured),
         has_training_counts="regions_per_class" in training,
         measured=measured,
-        measured_dataset=_name_of(measured["dataset"]) if measured else None,
+        measured_dataset=name_of(measured["dataset"]) if measured else None,
         headline=headline_table(measured) if measured else None,
         has_picture=results is not None and (results / "confusion_matrix.png").is_file(),
         training=_training_rows(config, _read_environment(folder)),
         cell=_cell,
+    )
+
+
+def _metadata(
+    config: Mapping[str, Any], measured: Optional[Mapping[str, Any]], title: str, license: Optional[str]
+) -> ModelCardData:
+    """What the Hub reads of a card."""
+    return ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        base_model=base_model(config),
+        datasets=hub_datasets(config),
+        tags=_TAGS,
+        metrics=[metric for _, metric, _ in _HUB_METRICS] if measured else None,
+        model_name=title if measured else None,
+        eval_results=_eval_results(measured) if measured else None,
     )
 
 
@@ -160,7 +169,7 @@ def _own_weights(folder: Path) -> Optional[str]:
 
 def _eval_results(measured: Mapping[str, Any]) -> list[EvalResult]:
     dataset = measured["dataset"]
-    name = _name_of(dataset)
+    name = name_of(dataset)
     return [
         EvalResult(
             task_type="image-classification",
@@ -198,7 +207,10 @@ def _training_rows(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
         return {}
     rows: dict[str, Any] = {}
     if "dataset" in training:
-        rows["data set"] = _name_of(training["dataset"])
+        rows["data set"] = name_of(training["dataset"])
+    started_from = starting_weights(config)
+    if started_from is not None:
+        rows["starting weights"] = started_from
     for name in ("regions", "slides"):
         if training.get(name) is not None:
             rows[f"training {name}"] = f"{training[name]:,}"
@@ -217,41 +229,6 @@ def _training_rows(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
     if environment.get("gpu"):
         rows["GPU"] = environment["gpu"]
     return {name: str(value) for name, value in rows.items()}
-
-
-def _hub_datasets(training: Mapping[str, Any], class_names: list[str]) -> Optional[list[str]]:
-    dataset = training.get("dataset")
-    if dataset is not None and is_hub_id(dataset):
-        return [dataset]
-    organ = None if dataset is None else _organ_of_folder(dataset, class_names)
-    return None if organ is None else [published_organ(organ).dataset]
-
-
-def _spider_organs(training: Mapping[str, Any], class_names: list[str]) -> list[str]:
-    """The organs whose published data, or a published model trained on them, these weights come from."""
-    sources = {training.get("dataset"), training.get("base_model")}
-    organs = [
-        name
-        for name in organ_names()
-        if published_organ(name).dataset in sources or published_organ(name).model in sources
-    ]
-    local = _organ_of_folder(training["dataset"], class_names) if "dataset" in training else None
-    return organs if local is None else [*organs, local]
-
-
-def _organ_of_folder(dataset: str, class_names: list[str]) -> Optional[str]:
-    """The organ of a folder that has the name and the classes of a published data set."""
-    for name in organ_names():
-        published = published_organ(name)
-        same_name = _name_of(dataset).casefold() == _name_of(published.dataset).casefold()
-        if same_name and set(class_names) <= set(published.class_names):
-            return name
-    return None
-
-
-def _name_of(dataset: str) -> str:
-    """The last part of a Hub id or of a path: where somebody keeps a folder does not belong in a card."""
-    return re.split(r"[/\\]", dataset.rstrip("/\\"))[-1] or "unnamed"
 
 
 def _cell(value: Any) -> str:

@@ -4,8 +4,9 @@ import logging
 from pathlib import Path
 
 from ..files import require_writable
+from ..imported_folder import import_of_folder
 from .checks import check_loads, model_files, own_results
-from .model_card import RESULT_FILES, is_written_by_hand, write_model_card
+from .model_card import RESULT_FILES, is_written_by_hand, read_config, write_model_card
 from .settings import PublishSettings
 from .upload import check_target, upload
 
@@ -18,7 +19,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     Uploaded are the model's weights, configurations and code, the card, and of an evaluation results.json and
     confusion_matrix.png: nothing else that the folder holds. Readers see all of it or nothing. After an interruption
     the same call goes on: weights that have arrived are not sent again. A folder that the repository holds already
-    makes no commit. A README.md that somebody wrote by hand is uploaded as it is.
+    makes no commit. A README.md that somebody wrote by hand is uploaded as it is. A model that was imported and not
+    verified is published too, with a warning.
 
     Args:
         folder: A model folder, as training leaves it.
@@ -38,6 +40,7 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     files = model_files(folder)
     require_writable(folder, "MODEL_FOLDER")
     check_target(repo_id, settings)
+    _warn_of_unverified_import(folder)
     results = settings.results or own_results(folder)
     if is_written_by_hand(folder / "README.md"):
         logger.warning(
@@ -51,3 +54,9 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
         files |= {name: results / name for name in RESULT_FILES if (results / name).is_file()}
     check_loads(files)
     return upload(files, repo_id, settings)
+
+
+def _warn_of_unverified_import(folder: Path) -> None:
+    imported = import_of_folder(read_config(folder), folder)
+    if imported is not None and not imported["verified"]:
+        logger.warning("%s is published all the same. %s", folder, imported["sentence"])

@@ -21,6 +21,6 @@ class PublishSettings(Settings):
     results: Optional[Path] = setting(None, help="folder of an evaluation (default: MODEL_FOLDER/evaluation)")
     branch: str = setting("main", help="branch of the repository, made if absent")
     license: Optional[str] = setting(
-        None, help="of the weights, as the Hub spells it (default: cc-by-nc-4.0 after training on SPIDER data)"
+        None, help="of the weights, as the Hub spells it (default: cc-by-nc-4.0 if SPIDER data or models made them)"
     )
     token: Optional[str] = field(default=None, repr=False)

@@ -22,6 +22,7 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
         "um/px for the model": f"{view.mpp[0]:g} x {view.mpp[1]:g}",
         "Read from": f"level {view.level}" + (", resampled" if view.is_resampled else ", as it is"),
         "Model": model_name(settings.model) + (f" at {settings.revision}" if settings.revision else ""),
+        **({} if prepared.imported is None else {"Import": prepared.imported["sentence"]}),
         "Backbone in": settings.dtype,
         "Tissue": f"{escaped(mask.origin)}; at least {settings.min_tissue:.0%} of a cell",
         **({"Warning": " ".join(mask.warnings)} if mask.warnings else {}),
@@ -29,6 +30,12 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
         "Distance of predictions": f"{lattice.stride} px, {um:.1f} um",
         "Predictions": len(predictions.positions),
     }
+
+
+def warnings(prepared: PreparedSlide) -> list[str]:
+    """What a reader must know before the map."""
+    imported = prepared.imported
+    return [] if imported is None or imported["verified"] else [imported["sentence"]]
 
 
 def model_name(model: str) -> str:

@@ -24,6 +24,7 @@ def make_report(
     facts: Mapping[str, Any],
     limits: Sequence[str],
     pictures: Mapping[str, bytes],
+    warnings: Sequence[str] = (),
 ) -> str:
     """The content of report.html, which needs no other file.
 
@@ -33,6 +34,7 @@ def make_report(
         facts: What was done, and with which settings.
         limits: What the map does not say, a sentence each.
         pictures: PNG files by name: overview.png, heatmaps.png and tissue.png, or some of them.
+        warnings: What a reader must know before the map, a sentence each.
 
     Raises:
         KeyError: A picture has another name.
@@ -49,6 +51,7 @@ def make_report(
         numbers=class_numbers(names),
         facts=facts,
         limits=limits,
+        warnings=warnings,
         figures=figures,
     )
 

@@ -1,17 +1,30 @@
 """The model as slides need it: patches to embeddings, grids of embeddings to logits."""
 
 import hashlib
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 
 from ..embeddings.embedder import PatchEmbedder, float_dtype
 from ..embeddings.identity import store_content
+from ..imported_folder import import_of_folder
 from ..weights.loading import load_image_processor, load_spider
+from ..weights.reading import locate
 from .settings import SlideSettings
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
+
+
+# Of the head, what no weight shows, and the values for which nothing is noted: results of earlier versions stay valid.
+_UNSEEN_IN_WEIGHTS: dict[str, Any] = {
+    "head_num_attention_heads": 1,
+    "head_readout": "center",
+    "head_pooler": False,
+    "head_residual": False,
+    "head_beside": None,
+}
 
 
 class SlideModel:
@@ -27,7 +40,9 @@ class SlideModel:
     Attributes:
         config: The model's configuration.
         content: What decides an embedding besides the pixels, in the form of JSON.
-        head_sha256: Of the weights of the head.
+        head_sha256: Of the weights of the head, and of what it does with them.
+        imported: What is known of its import, see `import_record.import_facts`; None if it was not imported, or not
+            loaded from its folder.
     """
 
     def __init__(
@@ -42,6 +57,7 @@ class SlideModel:
         self.config = model.config
         self.content = store_content(None, model, image_processor, dtype)
         self.head_sha256 = _head_sha256(model)
+        self.imported: Optional[dict[str, Any]] = None
         self._dtype = float_dtype(dtype)
         model.backbone.to(self._dtype)
         self._model = model.to(device)
@@ -58,7 +74,9 @@ class SlideModel:
         """
         model = load_spider(settings.model, settings.revision)
         image_processor = load_image_processor(settings.model, settings.revision)
-        return cls(model, image_processor, device, settings.dtype, settings.compile)
+        loaded = cls(model, image_processor, device, settings.dtype, settings.compile)
+        loaded.imported = import_of_folder(model.config, locate(settings.model, settings.revision))
+        return loaded
 
     @property
     def pin_memory(self) -> bool:
@@ -87,4 +105,8 @@ def _head_sha256(model: "SpiderForImageClassification") -> str:
         if not name.startswith("backbone."):
             digest.update(f"{name} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy())
+    fields = {name: getattr(model.config, name) for name in _UNSEEN_IN_WEIGHTS}
+    unusual = {name: value for name, value in fields.items() if value != _UNSEEN_IN_WEIGHTS[name]}
+    if unusual:
+        digest.update(json.dumps(unusual, sort_keys=True).encode())
     return digest.hexdigest()

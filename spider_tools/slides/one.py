@@ -15,7 +15,7 @@ from . import outputs, pictures
 from .classification import SlidePredictions, classify_positions
 from .composition import composition_csv, make_composition
 from .embedding import Embedded, embed_slide, table_rows
-from .facts import limits, make_facts
+from .facts import limits, make_facts, warnings
 from .html_report import make_report
 from .model import SlideModel
 from .polygons import write_geojson
@@ -135,6 +135,7 @@ def _marker(
         "spider_tools": __version__,
         "request": prepared.request,
         "geojson_origin_level0": prepared.slide.bounds[:2],
+        "import": prepared.imported,
         "facts": facts,
         "seconds": seconds,
         "embedded_now": embedded.patches,
@@ -180,7 +181,7 @@ def _writers(
         "heatmaps.png": outputs.as_png(pictures.draw_heatmaps(thumbnail, predictions, name)),
         outputs.TISSUE_NAME: preview,
     }
-    report = make_report(name, composition, facts, limits(predictions), images)
+    report = make_report(name, composition, facts, limits(predictions), images, warnings(prepared))
     return {
         "prediction.geojson": lambda path: write_geojson(path, predictions, name, tiles, origin),
         "predictions.parquet": outputs.table_writer(predictions),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -33,6 +34,7 @@ class PreparedSlide:
         lattice: Where its patches lie.
         request: What decides the result, in the form of JSON.
         drawing: Of its tissue, if there is one.
+        imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
     """
 
     task: SlideTask
@@ -42,6 +44,7 @@ class PreparedSlide:
     lattice: Lattice
     request: dict[str, Any]
     drawing: Optional[Path]
+    imported: Optional[Mapping[str, Any]] = None
 
     @property
     def older_request(self) -> Optional[dict[str, Any]]:
@@ -92,8 +95,10 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
         # Only where they matter, so that what earlier versions wrote of other slides stays.
         **({} if drawing is None else {"drawing_version": _DRAWING_VERSION}),
         **({} if slide.bounds[:2] == (0, 0) else {"geojson_origin_level0": slide.bounds[:2]}),
+        **({} if model.imported is None else {"import_is_verified": model.imported["verified"]}),
     }
-    return PreparedSlide(task, settings, slide, view, lattice, json.loads(json.dumps(request)), drawing)
+    request = json.loads(json.dumps(request))
+    return PreparedSlide(task, settings, slide, view, lattice, request, drawing, model.imported)
 
 
 def embedding_content(request: dict[str, Any], prepared: PreparedSlide, model: SlideModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ class Progress:
 
     Attributes:
         identity: What the run was made from, see `resuming`; what is resumed must be made from the same.
+        base_model_import: Of the model that the run was started from, see `record.base_model_import`.
         changes: What was changed on resuming: `epoch`, `setting`, `before` and `now`.
         files: sha256 of the other files of the checkpoint, by name.
     """
@@ -30,6 +31,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     transformers_version: str = transformers.__version__
     identity: dict[str, Any] = field(default_factory=dict)
+    base_model_import: Optional[dict[str, Any]] = None
     changes: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT

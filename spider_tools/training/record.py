@@ -3,7 +3,7 @@
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 from ..data.loading import RegionData
 from ..files import replacing, write_text
 from ..hub import is_hub_id
+from ..imported_folder import import_of_folder
+from ..weights.loading import load_config
+from ..weights.reading import locate
 from .progress import Progress
 from .settings import TrainingSettings
 
@@ -39,6 +42,7 @@ def training_facts(settings: TrainingSettings, data: RegionData, progress: Progr
     return {
         "dataset": data.name,
         "base_model": source if is_hub_id(source) else None,
+        **({"base_model_import": progress.base_model_import} if progress.base_model_import else {}),
         "regions": train.num_rows,
         "regions_per_class": dict(zip(data.class_names, counts)),
         "slides": len(train.unique("slide_id")),
@@ -47,6 +51,23 @@ def training_facts(settings: TrainingSettings, data: RegionData, progress: Progr
         "settings": {name: getattr(settings, name) for name in _PUBLISHED_SETTINGS},
         **({"changes": progress.changes} if progress.changes else {}),
     }
+
+
+def base_model_import(settings: TrainingSettings) -> Optional[dict[str, Any]]:
+    """What is known of the import of the model that training starts from, None if nothing of it was imported.
+
+    Returns:
+        `source`, `revision` and `verified`. Of a model that was itself trained from an imported one, what it says.
+    """
+    if settings.init_from is None:
+        return None
+    config = load_config(settings.init_from)
+    imported = import_of_folder(config, locate(settings.init_from))
+    if imported is not None:
+        return {name: imported[name] for name in ("source", "revision", "verified")}
+    training = getattr(config, "training", None)
+    inherited = training.get("base_model_import") if isinstance(training, dict) else None
+    return inherited if isinstance(inherited, dict) else None
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:

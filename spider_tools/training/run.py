@@ -23,7 +23,7 @@ from ..publishing.upload import check_target
 from .checkpoints import damage_of, find_checkpoint, read_progress
 from .loop import fit
 from .progress import Progress
-from .record import training_facts
+from .record import base_model_import, training_facts
 from .resuming import check_data, check_model, check_settings, identity_of, take_over
 from .settings import TrainingSettings
 from .setup import TrainingSetup, load_training_data, prepare_accelerator, set_up
@@ -120,7 +120,7 @@ def start(setup: TrainingSetup, identity: dict[str, Any], checkpoint: Optional[P
     """
     set_seed(setup.settings.seed, device_specific=True)
     if checkpoint is None:
-        return Progress(identity=identity)
+        return Progress(identity=identity, base_model_import=base_model_import(setup.settings))
     check_model(read_progress(checkpoint), identity)
     progress = setup.checkpoints.load(checkpoint)
     take_over(progress, identity)

@@ -8,6 +8,7 @@ from transformers import Dinov2WithRegistersConfig
 
 from .. import remote_code
 from ..files import read_json_object
+from ..import_record import RECORD
 from ..weights.dinov2_names import projection_names
 from ..weights.loading import load_backbone, load_config, load_spider
 from .settings import TrainingSettings
@@ -55,6 +56,7 @@ def starting_model(
     """
     if settings.init_from is not None:
         model = _from_spider(settings.init_from, class_names, context_size)
+        model.config.__dict__.pop(RECORD, None)  # is of weights that training changes; `record` notes it
     else:
         model = _with_backbone(settings, class_names, context_size, patch_size)
     if model.config.patch_size != patch_size:

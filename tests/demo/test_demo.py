@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from imported_models import NEVER_HELD, note_import, unverified, verified
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
@@ -80,6 +82,21 @@ def test_an_image_of_the_users_is_classified_with_any_model(model_folder, tmp_pa
     assert [name for _, name in shares] == [name for _, name in expected]
     np.testing.assert_allclose([float(share) for share, _ in shares], [100 * p for p, _ in expected], atol=0.051)
     assert (tmp_path / "mine.prediction.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("record", "sentence"), [(unverified(), NEVER_HELD), (verified(), "have changed since")])
+def test_a_prediction_of_an_imported_model_says_whether_that_was_verified(
+    model_folder, tmp_path, capsys, record, sentence
+):
+    Image.new("RGB", (150, 160)).save(tmp_path / "mine.png")
+    demo.classify_image(tmp_path / "mine.png", str(model_folder))
+    before = capsys.readouterr().out
+    folder = note_import(shutil.copytree(model_folder, tmp_path / "imported"), record)
+    demo.classify_image(tmp_path / "mine.png", str(folder))
+    after = capsys.readouterr().out.splitlines()
+    assert "mported" not in before
+    assert len(after) == len(before.splitlines()) + 1
+    assert sentence in after[-2]
 
 
 def test_an_image_that_is_too_small_is_refused_with_its_name(model_folder, tmp_path):

@@ -3,11 +3,11 @@
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_page import Page
 from slide_predictions import CLASS_NAMES
 
 from spider_tools.slides import outputs, pictures
@@ -38,22 +38,6 @@ def test_the_report_needs_no_other_file_and_escapes_names(report):
 
 
 BAD_NAMES = ["<script>alert(1)</script>", "A & B", "'single' and \"double\"", "</td></table>", "{{ 7 * 7 }}", "&lt;"]
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page: its tags, and the text of its cells, headings and attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.texts = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.texts += [value for _, value in attributes]
-
-    def handle_data(self, data):
-        self.texts.append(data.strip())
 
 
 def composition_of(names):

@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spider_tools.weights.__main__ import main, parse_args
-from spider_tools.weights.import_spider import import_spider, looks_untrained
+from spider_tools.weights.import_spider import import_spider
+from spider_tools.weights.untrained import looks_untrained
 
 MEAN, STD = (0.7, 0.6, 0.5), (0.2, 0.25, 0.3)
 
