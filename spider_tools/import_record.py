@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .remote_code import SpiderConfig
 
 RECORD = "import"
+# How far logits may lie from those of the source's own code, in parts of their spread.
+AGREEMENT = 1e-3
 # Whatever lies in the working directory: what is said of a record depends on nothing else.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MOST = 1e300  # of a number; what is larger, infinite or NaN is none
@@ -86,7 +88,7 @@ def import_sentence(record: Optional[Mapping[str, Any]], weights_sha256: Optiona
         return (
             f"Verified: {origin} and held, on {escaped(proof['date'])}, against the source's own code with "
             f"Transformers {escaped(proof['transformers'])} on {proof['regions']} regions; logits differ by at most "
-            f"{proof['difference'] / proof['spread']:.1e} of their spread."
+            f"{proof['difference'] / proof['spread']:.1e} of their spread.{_also(proof)}"
         )
     if is_verified(record):
         return (
@@ -132,7 +134,14 @@ def _has_figures(proof: Mapping[str, Any]) -> bool:
     if not all(map(_is_number, figures)):
         return False
     regions, difference, spread = figures
-    return isinstance(regions, int) and regions > 0 and 0 <= difference < spread
+    return isinstance(regions, int) and regions > 0 and spread > 0 and 0 <= difference <= AGREEMENT * spread
+
+
+def _also(proof: Mapping[str, Any]) -> str:
+    others = proof.get("also_agree")
+    if not isinstance(others, list) or not others:
+        return ""
+    return f" These regions do not tell it from {len(others)} other readings of the checkpoint, which agree too."
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,8 @@
 """Weights from elsewhere, strictly: every tensor is used once and every parameter is filled.
 
 `python -m spider_tools.weights import-spider SOURCE OUT` turns a published SPIDER checkpoint into a repository of this
-project, `python -m spider_tools.weights new --organ skin OUT` writes one without weights.
+project; with `--verify` it is proven against the source's own code, without, it is marked as not verified.
+`python -m spider_tools.weights new --organ skin OUT` writes a repository without weights.
 """
 
 from collections.abc import Sequence

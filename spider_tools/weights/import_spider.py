@@ -138,12 +138,19 @@ def _imported(
     image_processor: "SpiderImageProcessor",
     facts: dict[str, Any],
 ) -> ImportedSpider:
-    # Where somebody keeps a folder is nobody else's business.
-    path = Path(parts.source.name)
-    name = path.resolve().name if path.exists() else parts.source.name
-    record = {"source": name, "revision": parts.source.revision, **facts}
+    record = {"source": _shown_name(parts.source), "revision": parts.source.revision, **facts}
     setattr(model.config, RECORD, record)
     return ImportedSpider(model, image_processor, parts.mapping, parts.notes, record)
+
+
+def _shown_name(source: WeightSource) -> str:
+    """A Hub id, or the name of a folder: where somebody keeps it is nobody else's business."""
+    if source.folder is None or not Path(source.name).exists():
+        return source.name
+    folder = source.folder.resolve()
+    kind, *parts = folder.parent.parent.name.split("--")  # of the Hub's cache, models--org--name/snapshots/commit
+    in_cache = source.revision is not None and kind == "models" and len(parts) == 2
+    return "/".join(parts) if in_cache else folder.name
 
 
 def _assumptions(parts: PublishedParts, reading: HeadReading) -> list[str]:
@@ -173,8 +180,8 @@ def _token_type_sentences(parts: PublishedParts) -> list[str]:
     trained = [str(row) for row in range(1, len(types)) if not row_looks_untrained(types[row])]
     if not trained:
         return ["All patches are of token type 0; the others look as BERT initialises them."] if len(types) > 1 else []
-    rows = f"row {trained[0]}" if len(trained) == 1 else f"rows {', '.join(trained)}"
-    return [f"All patches are of token type 0, although {rows} of the token types looks trained too."]
+    rows = f"row {trained[0]} looks" if len(trained) == 1 else f"rows {', '.join(trained)} look"
+    return [f"All patches are of token type 0, although {rows} trained too."]
 
 
 def _stated_image_processor(parts: PublishedParts) -> "SpiderImageProcessor":

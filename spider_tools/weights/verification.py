@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..import_record import AGREEMENT
 from ..plain_text import escaped
 from .head_reading import (
     PAPER_HEADS,
@@ -27,7 +28,6 @@ from .source_pixels import normalised_alike
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
 
-TOLERANCE = 1e-3  # of the spread of the logits
 _SHOWN = 12
 # Readings this much closer than others may be so by rounding alone: then the plainer one is meant.
 _ROUNDING = 10.0
@@ -89,7 +89,7 @@ def verify(
         answer: What it made of the regions.
 
     Raises:
-        VerificationError: No reading agrees to `TOLERANCE` of the spread of the logits.
+        VerificationError: No reading agrees to `AGREEMENT` of the spread of the logits.
         ValueError: The code makes other pixel values, other classes, or the same logits of all regions.
     """
     spread = _spread_of(parts, answer)
@@ -103,9 +103,9 @@ def verify(
     model = assemble(parts, best.reading)
     with torch.no_grad():
         difference = float((model.classify_grid(embeddings) - answer.logits).abs().max())
-    if difference > TOLERANCE * spread:
+    if difference > AGREEMENT * spread:
         raise VerificationError(f"{parts.source.name}: {best.reading.text()} agrees in parts only.", table)
-    also = [t.reading.text() for t in tried if t.difference <= TOLERANCE and t.reading != best.reading]
+    also = [t.reading.text() for t in tried if t.difference <= AGREEMENT and t.reading != best.reading]
     proof = {
         "date": date.today().isoformat(),
         "code": dict(code.files),
@@ -122,7 +122,7 @@ def verify(
 def _refusal(parts: PublishedParts, tried: Sequence[Tried], answer: SourceAnswer) -> str:
     text = (
         f"{parts.source.name}: none of {len(tried)} readings gives what its own code gives; the closest differs by "
-        f"{tried[0].difference:.2g} of the spread of the logits, {TOLERANCE:g} is wanted. "
+        f"{tried[0].difference:.2g} of the spread of the logits, {AGREEMENT:g} is wanted. "
     )
     if answer.unfilled:
         text += (
@@ -168,7 +168,7 @@ def _try_readings(parts: PublishedParts, embeddings: torch.Tensor, logits: torch
     """All readings, the closest first: with the heads that are known, and only if none agrees with others."""
     known = parts.heads or PAPER_HEADS
     tried = _try_heads(parts, known, embeddings, logits, spread)
-    if not parts.heads_are_said and not any(t.difference <= TOLERANCE for t in tried):
+    if not parts.heads_are_said and not any(t.difference <= AGREEMENT for t in tried):
         others = [heads for heads in range(1, parts.width + 1) if parts.width % heads == 0 and heads != known]
         for heads in tqdm(others, desc="other numbers of attention heads", unit="number"):
             tried += _try_heads(parts, heads, embeddings, logits, spread)
@@ -188,7 +188,7 @@ def _try_heads(
     tried = [t for head in possible_heads(parts, heads) for t in differences(possible_tokens(parts, head), slice(1))]
     tried.sort(key=lambda t: t.difference)
     # Those that are left are no closer on all regions than on one.
-    close = sum(t.difference <= TOLERANCE for t in tried)
+    close = sum(t.difference <= AGREEMENT for t in tried)
     again = [differences([t.reading], slice(None))[0] for t in tried[: max(close, _SHOWN)]]
     return [*again, *tried[len(again) :]]
 
@@ -196,5 +196,5 @@ def _try_heads(
 def _choose(tried: Sequence[Tried], assumed: HeadReading) -> Optional[Tried]:
     """The closest reading that agrees; of those that are as close but for rounding, the one nearest to the assumed."""
     closest = tried[0].difference
-    alike = [t for t in tried if t.difference <= min(TOLERANCE, max(_ROUNDING * closest, 1e-5))]
+    alike = [t for t in tried if t.difference <= min(AGREEMENT, max(_ROUNDING * closest, 1e-5))]
     return min(alike, key=lambda t: (t.reading.departures(assumed), t.difference), default=None)

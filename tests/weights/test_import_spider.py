@@ -121,7 +121,8 @@ def test_sharded_half_precision_checkpoints_are_read(write, native, parts, pixel
 def test_an_untrained_pooler_is_left_out_and_said(write, native, parts, pixels):
     encoder = bert(pooler=True)
     imported = import_spider(write(encoder=dict(encoder.state_dict())))
-    assert any(note.startswith("Left out: bert.pooler") for note in imported.notes)
+    assert "The pooler is not read, since it is as BERT initialises it" in imported.report()
+    assert not imported.model.config.head_pooler
     assert_same_logits(imported, expected_logits(native, parts, pixels, encoder), pixels)
 
 
@@ -147,10 +148,20 @@ def test_a_pooler_is_told_trained_exactly_if_training_went_through_it():
         {"bert.pooler.dense.weight": torch.full((WIDTH, WIDTH), 0.02)},
     ],
 )
-def test_a_trained_pooler_is_refused(write, changes):
-    source = write(encoder=dict(bert(pooler=True).state_dict()), changes=changes)
-    with pytest.raises(ValueError, match=r"bert\.pooler is trained, so that the class may be read through it"):
-        import_spider(source)
+def test_a_trained_pooler_is_read_at_the_token_that_berts_pooler_takes(write, native, parts, pixels, changes):
+    encoder = bert(pooler=True)
+    imported = import_spider(write(encoder=dict(encoder.state_dict()), changes=changes))
+    assert (imported.model.config.head_pooler, imported.model.config.head_readout) == (True, "first")
+    assert "The class is read through BERT's pooler, which is trained, at the first token" in imported.report()
+    encoder.load_state_dict({n.removeprefix("bert."): t for n, t in changes.items()}, strict=False)
+    embeddings = torch.stack([forward(native, region, HEADS)[:, 0] for region in pixels])
+    projection, classifier = (parts[part] for part in ("projection", "classifier"))
+    with torch.no_grad():
+        tokens = embeddings @ projection["weight"].double().T + projection["bias"]
+        pooled = encoder.double()(inputs_embeds=tokens).pooler_output
+    expected = pooled @ classifier["weight"].double().T + classifier["bias"]
+    with torch.no_grad():
+        assert (imported.model(pixel_values=pixels).logits.double() - expected).abs().max() < 1e-5
 
 
 def test_what_no_forward_pass_reads_may_be_there_or_not(write, native, parts, pixels):
@@ -172,7 +183,8 @@ def test_of_token_types_only_the_first_is_read(write, native, parts, pixels, row
     name = "bert.embeddings.token_type_embeddings.weight"
     table = torch.cat([parts["encoder"][name.removeprefix("bert.")][:1], torch.ones(rows - 1, WIDTH)])
     imported = import_spider(write(changes={name: table}))
-    assert f"{name} has {rows} rows instead of 2" in imported.report()
+    said = "All patches are of token type 0, although rows 1, 2 look trained too."
+    assert (said in imported.report()) == (rows == 3)
     assert_same_logits(imported, expected_logits(native, parts, pixels), pixels)
 
 
@@ -199,8 +211,8 @@ def test_heads_are_taken_from_the_sources_configuration_wherever_they_stand(writ
         ours = imported.model.context_encoder(inputs_embeds=embeddings).last_hidden_state
         theirs = bert(num_attention_heads=3)(inputs_embeds=embeddings).last_hidden_state
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-    assert not any("attention head" in note for note in imported.notes)
-    assert any("1 attention head, as in the paper" in note for note in import_spider(write()).notes)
+    assert "attention head" not in imported.report()
+    assert "1 attention head, as in the paper" in import_spider(write()).report()
 
 
 def test_the_report_shows_where_every_part_comes_from_and_what_is_assumed(write):
@@ -210,7 +222,7 @@ def test_the_report_shows_where_every_part_comes_from_and_what_is_assumed(write)
     for name in bert().state_dict():
         assert name == "embeddings.word_embeddings.weight" or f"context_encoder.{name}" in report
     assert "read at the centre (token 12)" in report
-    assert "colours are normalised as for Hibou" in report
+    assert "Colours are normalised as for Hibou" in report
 
 
 AMBIGUOUS_ENCODER = {f"other.{name}": tensor for name, tensor in bert().state_dict().items()}
@@ -229,7 +241,10 @@ AMBIGUOUS_ENCODER = {f"other.{name}": tensor for name, tensor in bert().state_di
             r"mis-shaped: bert\.encoder\.layer\.0\.attention\.self\.key\.bias \(47,\), expected \(48,\)",
         ),
         ({"bert.encoder.layer.0.intermediate.dense.weight": None}, "the context encoder lacks bert.*intermediate"),
-        ({"bert.pooler.dense.bias": torch.zeros(WIDTH)}, "expected both bert.pooler.dense.weight and bert.pooler"),
+        (
+            {"bert.pooler.dense.bias": torch.zeros(WIDTH)},
+            r"expected both bert\.pooler\.dense\.weight \(48, 48\) and bert\.pooler",
+        ),
         ({"projector.weight": None}, r"nothing is left for the projection, .* of the shape \(48, 128\)"),
         ({"other.weight": torch.ones(WIDTH, HIDDEN)}, "the projection, with .* is ambiguous: other, projector"),
         ({"projector.bias": torch.ones(1)}, r"projector\.bias has the shape \(1,\), expected \(48,\)"),
