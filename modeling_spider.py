@@ -341,7 +341,8 @@ class SpiderForImageClassification(PreTrainedModel):
 def _warn_unless_verified(config: SpiderConfig) -> None:
     """Tell, once, of a model that was imported from elsewhere and never held against its own code."""
     record = getattr(config, "import", None)
-    if record is None or (isinstance(record, dict) and record.get("verified") is True):
+    proven = isinstance(record, dict) and record.get("verified") is True and isinstance(record.get("proof"), dict)
+    if record is None or proven:
         return
     source = record.get("source") if isinstance(record, dict) else None
     logger.warning_once(

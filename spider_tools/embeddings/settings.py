@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Optional, get_args
 
+from ..files import require_writable
 from ..flags import Settings, setting
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -76,3 +77,12 @@ class EmbeddingFlags(Settings):
             batch_size=self.embedding_batch_size,
             num_workers=self.num_workers,
         )
+
+    def require_store_folder(self) -> None:
+        """Refuse, before the work, a `--embedding_store` that cannot be made; one that is complete may be read-only.
+
+        Raises:
+            OSError: See `files.require_writable`.
+        """
+        if self.embedding_store is not None and not self.embedding_store.is_dir():
+            require_writable(self.embedding_store, "--embedding_store")

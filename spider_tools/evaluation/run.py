@@ -79,9 +79,7 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
 def _check_folders(settings: EvaluationSettings) -> None:
     """Refuse, before the work, folders that cannot take what it writes."""
     require_writable(settings.output_dir, "--output_dir")
-    store = settings.embedding_store
-    if store is not None and not store.is_dir():  # one that is there may be read-only, if it is complete
-        require_writable(store, "--embedding_store")
+    settings.require_store_folder()
     require_hugging_face_home()
 
 

@@ -48,8 +48,7 @@ def train(settings: TrainingSettings, data_settings: DataSettings) -> Optional[P
         OSError: Something cannot be read, downloaded or written; the last checkpoint stays.
     """
     require_writable(settings.output_dir, "--output_dir")
-    if settings.embedding_store is not None and not settings.embedding_store.exists():  # one that is whole is only read
-        require_writable(settings.embedding_store, "--embedding_store")
+    settings.require_store_folder()
     require_hugging_face_home()
     if settings.push_to_hub:
         check_target(str(settings.hub_model_id), PublishSettings(private=settings.hub_private))

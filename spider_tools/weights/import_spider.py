@@ -156,7 +156,10 @@ def _shown_name(source: WeightSource) -> str:
 def _assumptions(parts: PublishedParts, reading: HeadReading) -> list[str]:
     """What a reading takes for granted, a sentence each."""
     center = len(parts.encoder[POSITIONS]) // 2
-    sentences = ["The encoder's tokens are the patches in row-major order."]
+    sentences = [
+        "A patch's embedding is the backbone's class token after the last layer norm.",
+        "The encoder's tokens are the patches in row-major order.",
+    ]
     if reading.pooler:
         sentences.append("The class is read through BERT's pooler, which is trained, at the first token (token 0).")
     else:

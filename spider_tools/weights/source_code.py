@@ -1,12 +1,12 @@
 """A published repository's own code: what it is, and what it answers in a child process."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from .reading import WeightSource, read_json
 CHILD = Path(__file__).with_name("source_child.py")
 _WITH_CODE = ("config.json", "preprocessor_config.json", "processor_config.json")
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
-_TAIL = 30  # lines of what a child said that an error repeats
+_SAID = 3000  # of what a child said last, so many characters are repeated in an error
 
 
 @dataclass(frozen=True)
@@ -177,17 +177,18 @@ def _run(command: list[str], folder: Path) -> tuple[str, int]:
     """Run a command, showing what it says; gives the last of it, and the exit status."""
     environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
-    tail: deque[str] = deque(maxlen=_TAIL)
+    said = ""
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        encoding="utf-8", errors="replace",
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as child:  # fmt: skip
-        assert child.stdout is not None  # a pipe
+        assert isinstance(child.stdout, io.BufferedReader)
         try:
-            for line in child.stdout:
-                tail.append(line)
-                sys.stderr.write(line)
+            while chunk := child.stdout.read1():  # not by lines: a progress bar has none
+                text = chunk.decode("utf-8", "replace")
+                sys.stderr.write(text)
+                sys.stderr.flush()
+                said = (said + text)[-_SAID:]
         except BaseException:
             child.kill()
             raise
-    return "".join(tail), child.returncode
+    return "\n".join(line.rpartition("\r")[2] for line in said.split("\n")), child.returncode

@@ -211,7 +211,7 @@ def test_an_unproven_import_is_marked_and_warns_once(tmp_path, log):
     assert json.loads((tmp_path / "again" / "config.json").read_text())["import"] == record
 
 
-@pytest.mark.parametrize("record", ["yes", {"verified": "true"}, {"verified": 1}, {}])
+@pytest.mark.parametrize("record", ["yes", {"verified": "true"}, {"verified": 1}, {"verified": True}, {}])
 def test_a_record_that_is_none_warns_too(make_model, load_model, tmp_path, log, record):
     make_model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
