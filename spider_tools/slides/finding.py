@@ -18,12 +18,12 @@ _SLIDE_SUFFIXES = frozenset(
 _IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp"))
 
 
-def find_slides(sources: Sequence[str]) -> list[SlideTask]:
+def find_slides(sources: Sequence[str], also: Sequence[str] = ()) -> list[SlideTask]:
     """The slides that files, folders and manifests name, in their order.
 
     A folder gives the slides in it, not in its subfolders. What of it cannot be a slide, as a link to nowhere or a file
     whose name cannot be a folder's, becomes a task that fails and takes no other with it. Of DICOM files, each series
-    is one slide. A manifest is what `manifests.read_manifest` reads.
+    is one slide. A manifest is what `manifests.read_manifest` reads, the columns `also` included.
 
     Raises:
         ValueError: There is no slide, a manifest is wrong, or two slides have one name or one that leaves the output
@@ -40,7 +40,7 @@ def find_slides(sources: Sequence[str]) -> list[SlideTask]:
                 )
             tasks += found
         elif source.suffix.lower() in MANIFEST_SUFFIXES:
-            tasks += read_manifest(source)
+            tasks += read_manifest(source, also)
         else:
             tasks.append(SlideTask(source, checked_name(source.stem, source)))
     if not tasks:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -22,13 +23,13 @@ _SEPARATORS = ",;\t"
 _SEPARATOR_LINE = re.compile(r"\Asep=.\r?\n")  # of Excel
 
 
-def read_manifest(path: Path) -> list[SlideTask]:
+def read_manifest(path: Path, also: Sequence[str] = ()) -> list[SlideTask]:
     """The slides of a manifest, in its order.
 
     A .csv or .tsv file has a column `slide` and, as one likes, `name` (of the folder of results), `mpp` and `mask`,
-    whatever their case; commas, semicolons or tabs part them. Other columns are ignored with a warning. A .txt file has
-    a path per line. Empty lines are passed over. Paths are relative to the manifest's folder. The text is UTF-8; a path
-    of other bytes is taken if it is that of a file.
+    whatever their case; commas, semicolons or tabs part them. The columns `also` are kept as they are, others are
+    ignored with a warning. A .txt file has a path per line. Empty lines are passed over. Paths are relative to the
+    manifest's folder. The text is UTF-8; a path of other bytes is taken if it is that of a file.
 
     Raises:
         ValueError: It cannot be read, has no such column, names no slides, or a row is wrong.
@@ -40,10 +41,10 @@ def read_manifest(path: Path) -> list[SlideTask]:
     else:
         text = _SEPARATOR_LINE.sub("", text)
         separator = _separator(text)
-        rows = _rows(path, text, separator)
+        rows = _rows(path, text, separator, also)
     if not rows:
         raise ValueError(f"The manifest {path} names no slides.")
-    return [_task_of_row(path, number, row, separator) for number, row in enumerate(rows, start=1)]
+    return [_task_of_row(path, number, row, separator, also) for number, row in enumerate(rows, start=1)]
 
 
 def _text_of(path: Path) -> str:
@@ -64,20 +65,22 @@ def _separator(text: str) -> str:
     return max(_SEPARATORS, key=header.count)
 
 
-def _rows(path: Path, text: str, separator: str) -> list[dict[Any, Any]]:
+def _rows(path: Path, text: str, separator: str, also: Sequence[str]) -> list[dict[Any, Any]]:
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:  # as a cell of more than 131,072 characters, behind a quote that nothing closes
         raise ValueError(f"The manifest {path} cannot be read: {error}.") from error
     rows = [row for row in rows if any(cell.strip() for cell in row)]
     names = [name.strip().casefold() for name in rows[0]] if rows else []
-    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name in _COLUMNS)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name in (*_COLUMNS, *also))
     if "slide" not in names or twice:
         problem = f"has the columns {twice} twice" if twice else f"has the columns {rows[0] if rows else []}"
-        raise ValueError(f"The manifest {path} {problem}, expected `slide` and, as needed, name, mpp, mask.")
-    others = [name for name, low in zip(rows[0], names) if low and low not in _COLUMNS]
+        expected = ", ".join((*_COLUMNS[1:], *also))
+        raise ValueError(f"The manifest {path} {problem}, expected `slide` and, as needed, {expected}.")
+    others = [name for name, low in zip(rows[0], names) if low and low not in (*_COLUMNS, *also)]
     if others:
-        logger.warning("The manifest %s: the columns %s are ignored; slide, name, mpp and mask are read.", path, others)
+        read = f"{', '.join((*_COLUMNS, *also)[:-1])} and {(*_COLUMNS, *also)[-1]}"
+        logger.warning("The manifest %s: the columns %s are ignored; %s are read.", path, others, read)
     # As in csv.DictReader, what is more than the columns lies under None.
     return [{**dict(zip(names, row)), **_rest(row[len(names) :])} for row in rows[1:]]
 
@@ -86,7 +89,7 @@ def _rest(cells: list[str]) -> dict[Any, Any]:
     return {None: cells} if any(cell.strip() for cell in cells) else {}
 
 
-def _task_of_row(manifest: Path, number: int, row: dict[Any, Any], separator: str) -> SlideTask:
+def _task_of_row(manifest: Path, number: int, row: dict[Any, Any], separator: str, also: Sequence[str]) -> SlideTask:
     where = f"slide {number} of {manifest}"
     cells = {column: (row.get(column) or "").strip() for column in _COLUMNS}
     if not cells["slide"] or None in row:
@@ -96,7 +99,8 @@ def _task_of_row(manifest: Path, number: int, row: dict[Any, Any], separator: st
     for column, named in (("path", path), ("mask", mask)):
         if named is not None:
             _check_bytes(named, f"{where} has the {column}")
-    return SlideTask(path, checked_name(cells["name"] or path.stem, where), _mpp(cells["mpp"], separator, where), mask)
+    name, more = checked_name(cells["name"] or path.stem, where), {column: row.get(column) or "" for column in also}
+    return SlideTask(path, name, _mpp(cells["mpp"], separator, where), mask, more=more, manifest_folder=manifest.parent)
 
 
 def _check_bytes(path: Path, where: str) -> None:

@@ -1,7 +1,8 @@
 """One slide of a run, before it is opened."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,6 +22,8 @@ class SlideTask:
         mpp: um per px of level 0, instead of what the file says.
         mask: A drawing of its tissue.
         problem: Why it cannot be classified, where that is known before it is opened; its name is then no folder's.
+        more: Other cells of its row of a manifest, by column.
+        manifest_folder: What paths among these are relative to.
     """
 
     path: Path
@@ -28,6 +31,8 @@ class SlideTask:
     mpp: Optional[float] = None
     mask: Optional[Path] = None
     problem: str = ""
+    more: Mapping[str, str] = field(default_factory=dict, compare=False)
+    manifest_folder: Optional[Path] = None
 
 
 def checked_name(name: str, source: Any) -> str:
