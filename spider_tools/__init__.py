@@ -19,6 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .building.run import build_dataset as build_dataset
+    from .building.settings import BuildSettings as BuildSettings
     from .data.loading import RegionData as RegionData
     from .data.loading import load_regions as load_regions
     from .data.settings import DataSettings as DataSettings
@@ -37,12 +39,14 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "BuildSettings": "building.settings",
     "DataSettings": "data.settings",
     "EvaluationSettings": "evaluation.settings",
     "PublishSettings": "publishing.settings",
     "RegionData": "data.loading",
     "SlideSettings": "slides.settings",
     "TrainingSettings": "training.settings",
+    "build_dataset": "building.run",
     "evaluate_model": "evaluation.run",
     "load_backbone": "weights.loading",
     "load_regions": "data.loading",

@@ -10,10 +10,10 @@ PACKAGE = ROOT / "spider_tools"
 # From the ground up. Modules at the top level of the package are the ground.
 LAYERS = (
     ("",),
-    ("data",),
+    ("data", "annotations"),
     ("embeddings", "weights"),
     ("training", "evaluation", "slides", "publishing"),
-    ("demo",),
+    ("demo", "retrieval"),
     ("train", "evaluate", "segment_slide"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -22,14 +22,14 @@ class Case:
 
     Attributes:
         task: Of the slide.
-        annotations: File of its annotations, None if it has none.
+        annotations: Files of its annotations, none if it has none.
         patient: Whom it is of, None where the manifest does not say.
         split: One of `data.tables.SPLITS`, None where it is to be chosen.
         fully_annotated: Whether what nobody outlined has the class `--unannotated`.
     """
 
     task: SlideTask
-    annotations: Optional[Path]
+    annotations: tuple[Path, ...]
     patient: Optional[str]
     split: Optional[str]
     fully_annotated: bool
@@ -85,13 +85,15 @@ def _case(task: SlideTask, settings: BuildSettings) -> Case:
     )
 
 
-def _annotations(task: SlideTask, cell: str, settings: BuildSettings) -> Optional[Path]:
-    if not cell:
-        return None if settings.annotations is None else find_annotations(settings.annotations, task.name)
-    path = Path(task.manifest_folder or ".") / cell
-    if not path.is_file():
-        raise ValueError(f"The slide {escaped(task.name)} has the annotations {path}, which is no file.")
-    return path
+def _annotations(task: SlideTask, cell: str, settings: BuildSettings) -> tuple[Path, ...]:
+    found = [find_annotations(Path(source), task.name) for source in settings.annotations]
+    files = [path for path in found if path is not None]
+    if cell:
+        path = Path(task.manifest_folder or ".") / cell
+        if not path.is_file():
+            raise ValueError(f"The slide {escaped(task.name)} has the annotations {path}, which is no file.")
+        files.insert(0, path)
+    return tuple(files)
 
 
 def _refuse_shared_patients(cases: Sequence[Case]) -> None:

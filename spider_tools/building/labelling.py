@@ -1,13 +1,13 @@
 """The class of every patch of a slide, from the polygons on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 import numpy as np
 import shapely
 
-from ..annotations.reading import Annotation, AnnotationFile, read_annotations
+from ..annotations.reading import Annotation, read_annotations
 from ..plain_text import escaped
 from ..slides.lattice import Lattice
 from ..slides.reader import Slide, open_slide
@@ -23,6 +23,21 @@ CONTEXT_SIZE = 5  # of the SPIDER layout
 _LEAST_SCALE = 0.5
 _GLASS = 0.05  # less tissue than this in a patch is none
 _NAMES_OF_GLASS = ("background", "glass", "blank", "white", "empty")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What was drawn on a slide.
+
+    Attributes:
+        annotations: Areas by class.
+        ignored: Areas of which nobody has said what they are.
+        remarks: What a reader has to know, a sentence each.
+    """
+
+    annotations: list[Annotation]
+    ignored: list[shapely.Polygon]
+    remarks: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +100,19 @@ def _scale_of(slide: Slide, settings: BuildSettings) -> tuple[float, float]:
     return model_scale(slide, settings.target_mpp, settings.mpp_tolerance)
 
 
-def read_case(case: Case, settings: BuildSettings) -> AnnotationFile:
-    """The annotations of a slide.
+def read_case(case: Case, settings: BuildSettings) -> Drawn:
+    """What was drawn on a slide, in all files of its annotations.
 
     Raises:
         SlideError, ValueError: The slide or its annotations cannot be used.
     """
-    if case.annotations is None:
-        raise ValueError(f"The slide {escaped(case.task.name)} has no annotations.")
-    return read_annotations(case.annotations, open_slide(case.task.path, case.task.mpp or settings.mpp).frame)
+    frame = open_slide(case.task.path, case.task.mpp or settings.mpp).frame
+    files = [read_annotations(path, frame) for path in case.annotations]
+    annotations: list[Annotation] = []
+    for file in files:
+        first = 1 + max((a.number for a in annotations), default=-1)
+        annotations += [replace(a, number=a.number + first) for a in file.annotations]
+    return Drawn(annotations, [s for file in files for s in file.ignored], [r for file in files for r in file.remarks])
 
 
 def label_slide(case: Case, settings: BuildSettings, mapping: Mapping[str, Optional[str]]) -> LabelledSlide:

@@ -124,8 +124,8 @@ def _keep_request(settings: BuildSettings, cases: Sequence[Case], slides: Sequen
     if settings.class_mapping is not None:
         asked["class_mapping"] = read_class_mapping(settings.class_mapping)
     for case, slide in zip(cases, slides):
-        drawing = file_sha256(case.annotations) if case.annotations else None
-        told = [slide.identity, drawing, case.patient, case.split, case.fully_annotated, list(slide.mpp)]
+        drawings = [file_sha256(path) for path in case.annotations]
+        told = [slide.identity, drawings, case.patient, case.split, case.fully_annotated, list(slide.mpp)]
         asked[f"slide {slide.name}"] = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     path = settings.output_dir / _REQUEST
     if path.is_file():

@@ -13,8 +13,10 @@ class BuildSettings(Settings):
     """How a data set is built from slides and annotations."""
 
     output_dir: Path = setting(help="gets images/, metadata.json, README.md and pictures to check the labels by")
-    annotations: Optional[Path] = setting(
-        None, help="file, or folder of files named like the slides: QuPath GeoJSON, ASAP or ImageScope XML, NDPA"
+    annotations: tuple[str, ...] = setting(
+        (),
+        help="folders of files named like the slides: QuPath GeoJSON, ASAP or ImageScope XML, NDPA; of several, A,B, "
+        "all count, as of suggestions that were checked",
     )
     mpp: Optional[float] = setting(None, help="um/px of the slides at full resolution, instead of what the files say")
     target_mpp: float = setting(0.5, above=0, at_most=100, help="um/px of the patches, the model's")

@@ -11,6 +11,7 @@ from typing import Any, Optional
 from ..scripts import ScriptParser, run_script
 
 FOLDER = Path("demo")
+KEPT = "A data set that was drawn whole is kept; the same command makes the rest anew."
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
@@ -39,4 +40,4 @@ def main(values: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda argv: main(parse_args(argv)))
+    run_script(lambda argv: main(parse_args(argv)), kept=KEPT)

@@ -20,6 +20,7 @@ from ..data.settings import DataSettings
 from ..files import require_writable
 from ..images import DECODING_ERRORS
 from ..imported_folder import import_of_folder
+from ..processes import deaf_to_interrupts, ending
 from ..remote_code import REPOSITORY_ROOT
 from ..weights.loading import load_config
 from ..weights.reading import locate
@@ -69,10 +70,21 @@ def run_demo(folder: Path, settings: SyntheticSettings) -> None:
 
 
 def launch(script: str, *flags: str) -> None:
-    """Run a script of the repository through `accelerate launch`, in one process."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1"]
-    launcher += ["--mixed_precision=no", "--dynamo_backend=no"]
-    subprocess.run([*launcher, str(REPOSITORY_ROOT / script), *flags], check=True)
+    """Run a script of the repository, in one process.
+
+    Raises:
+        ChildProcessError: It did not end well; what is the matter it has said itself.
+    """
+    with deaf_to_interrupts():  # whose own advice, how to go on, is not that of the demo
+        process = subprocess.Popen([sys.executable, str(REPOSITORY_ROOT / script), *flags])
+    try:
+        code = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if code != 0:
+        raise ChildProcessError(f"{script} {ending(code)}.")
 
 
 def classify_image(path: Path, model_folder: str) -> None:

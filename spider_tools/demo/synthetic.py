@@ -7,7 +7,6 @@ surroundings tell apart, as in real tissue.
 """
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 
 from ..drawn_tissue import draw_patch
 from ..files import write_text
+from ..processes import process_pool
 
 CONTEXT_RADIUS = 2  # of a 5x5 region
 ZONES = ("Stroma", "Muscle", "Fat")
@@ -63,13 +63,14 @@ def write_dataset(folder: Path, settings: SyntheticSettings, workers: int = 1) -
 
     Raises:
         ValueError: The lattice is too small to hold records.
+        WorkerError: One of the processes died.
     """
     if settings.lattice < 2 * CONTEXT_RADIUS + 3:
         raise ValueError(f"`lattice` must be at least {2 * CONTEXT_RADIUS + 3}, got {settings.lattice}.")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     total = settings.train_slides + settings.test_slides
     if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        with process_pool(workers) as pool:
             slides = list(pool.map(_write_slide, [folder] * total, [settings] * total, range(total)))
     else:
         slides = [_write_slide(folder, settings, number) for number in range(total)]
@@ -79,7 +80,7 @@ def write_dataset(folder: Path, settings: SyntheticSettings, workers: int = 1) -
 def _write_slide(folder: Path, settings: SyntheticSettings, number: int) -> list[dict[str, Any]]:
     """Draw slide `number`, write its patches, return its records."""
     slide_id = f"slide_{number:03d}"
-    plan = _Plan.draw(settings, number)
+    plan = SlidePlan.draw(settings, number)
     pixels = plan.paint()
     size, n = settings.patch_size, settings.lattice
     names = [[f"{slide_id}_{row:02d}_{column:02d}.jpg" for column in range(n)] for row in range(n)]
@@ -114,8 +115,8 @@ def _write_slide(folder: Path, settings: SyntheticSettings, number: int) -> list
 
 
 @dataclass
-class _Plan:
-    """What lies where on one slide, and the random state to paint it with."""
+class SlidePlan:
+    """What lies where on one slide, and the random state to paint it with; draw it anew to paint it again."""
 
     zones: tuple[str, str]
     boundary: np.ndarray  # (lattice,) columns of the first zone in each row of patches
@@ -124,7 +125,8 @@ class _Plan:
     rng: np.random.Generator
 
     @classmethod
-    def draw(cls, settings: SyntheticSettings, number: int) -> "_Plan":
+    def draw(cls, settings: SyntheticSettings, number: int) -> "SlidePlan":
+        """The plan of slide `number` of a data set."""
         rng = np.random.default_rng([settings.seed, number])
         n = settings.lattice
         zones = tuple(rng.choice(ZONES, size=2, replace=False).tolist())
@@ -140,7 +142,13 @@ class _Plan:
         return plan
 
     def zone(self, row: int, column: int) -> str:
+        """The tissue around a patch's island, if it shows one."""
         return self.zones[0] if column < self.boundary[row] else self.zones[1]
+
+    def tissue_at(self, row: int, column: int) -> str:
+        """The class that a patch shows, whether or not it becomes a record."""
+        zone, island = self.zone(row, column), self.islands.get((row, column))
+        return zone if island is None else ISLAND_CLASSES[zone, island]
 
     def class_of(self, row: int, column: int) -> str | None:
         """Class of a patch that becomes a record, else None.
@@ -150,11 +158,7 @@ class _Plan:
         """
         if not self._surrounded(row, column):
             return None
-        zone = self.zone(row, column)
-        island = self.islands.get((row, column))
-        if island is None and row % 2:
-            return None
-        return zone if island is None else ISLAND_CLASSES[zone, island]
+        return None if (row, column) not in self.islands and row % 2 else self.tissue_at(row, column)
 
     def _surrounded(self, row: int, column: int) -> bool:
         around = {self.zone(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)}

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw
 
+from ..annotations.geojson import geometries
 from ..images import DECODING_ERRORS, is_marked
 from .file_check import IMAGE_FORMATS
 from .slide_error import SlideError
@@ -24,8 +25,6 @@ _PHOTOMETRIC, _COMPRESSION = 262, 259  # tags of a TIFF
 _WHITE_IS_ZERO = 0
 _FAX = (2, 3, 4)
 _JPEG_BLACK = 64  # JPEG surrounds what is white on black with values up to about 40
-_IGNORED = "ignore"
-_SKIPPED = ("Point", "MultiPoint", "LineString", "MultiLineString")
 
 
 def drawing_for(mask: Optional[Path], slide_name: str) -> Optional[Path]:
@@ -165,7 +164,7 @@ def _polygons(path: Path) -> list[shapely.Polygon]:
     left_out: Counter[str] = Counter()
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without the mark of Windows editors
-        shapes = [shapely.from_geojson(json.dumps(g)) for g in _geometries(content, left_out)]
+        shapes = [shapely.from_geojson(json.dumps(g)) for g in geometries(content, left_out)]
         polygons = [polygon for shape in shapes for polygon in _parts(shape)]
     except RecursionError as error:
         raise SlideError(f"The mask {path} is no GeoJSON of polygons: it is nested too deeply.") from error
@@ -187,34 +186,3 @@ def _parts(shape: Any) -> Iterator[shapely.Polygon]:
         if part.geom_type != "Polygon":
             raise ValueError(f"a {part.geom_type} where a polygon was expected")
         yield part
-
-
-def _geometries(content: Any, left_out: Counter[str]) -> Iterator[dict[str, Any]]:
-    """The geometries with areas: of a FeatureCollection, a Feature, a list as QuPath writes it, or of itself."""
-    if content is None:
-        left_out["without a geometry"] += 1
-    elif isinstance(content, list):
-        for part in content:
-            yield from _geometries(part, left_out)
-    elif content["type"] == "FeatureCollection":
-        yield from _geometries(content["features"], left_out)
-    elif content["type"] == "GeometryCollection":
-        yield from _geometries(content["geometries"], left_out)
-    elif content["type"] == "Feature":
-        if _class_of(content).casefold().startswith(_IGNORED):
-            left_out["of the class Ignore"] += 1
-        else:
-            yield from _geometries(content["geometry"], left_out)
-    elif content["type"] in _SKIPPED:
-        left_out[content["type"]] += 1
-    else:
-        yield content
-
-
-def _class_of(feature: dict[str, Any]) -> str:
-    """The name of a feature's class, "" without one; QuPath has written it as a name, and as a list of names."""
-    found = (feature.get("properties") or {}).get("classification") or ""
-    if isinstance(found, dict):
-        names = found.get("names") or [found.get("name") or ""]
-        found = names[0] if names else ""
-    return str(found)

@@ -13,6 +13,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from ..annotations.frame import Frame
 from ..images import DECODING_ERRORS, to_rgb
 from .content import content_sha256, files_of_slide
 from .file_check import IMAGE_FORMATS, check_is_file, check_tiff_is_whole, image_error, open_error
@@ -27,6 +28,8 @@ _BOUNDS = (
     openslide.PROPERTY_NAME_BOUNDS_WIDTH,
     openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
 )
+_MPP = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+_CENTER_OFFSET = ("hamamatsu.XOffsetFromSlideCentre", "hamamatsu.YOffsetFromSlideCentre")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Slide:
         bounds: `(x, y, width, height)` in level-0 px of what was scanned, which is all that QuPath shows: its
             coordinates begin at this corner. The whole slide, unless its file says otherwise.
         identity: What tells this slide from others, in the form of JSON.
+        center_offset_nm: `(x, y)` of the scan's centre from that of the glass slide, where Hamamatsu's file says it.
+        own_mpp: What the file itself says where `mpp` was given instead, if it says it.
     """
 
     path: Path
@@ -59,6 +64,13 @@ class Slide:
     levels: tuple[Level, ...]
     bounds: tuple[int, int, int, int]
     identity: dict[str, Any]
+    center_offset_nm: Optional[tuple[float, float]] = None
+    own_mpp: Optional[tuple[float, float]] = None
+
+    @property
+    def frame(self) -> Frame:
+        """What the coordinates of annotations of this slide are relative to."""
+        return Frame(self.path.name, self.size, self.mpp, self.bounds, self.center_offset_nm, self.own_mpp)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -110,6 +122,8 @@ class _OpenSlideFile(Slide):
         self.levels = true_levels(handle.level_dimensions)
         self.mpp = (mpp, mpp) if mpp is not None else _mpp_of_properties(path, handle.properties)
         self.bounds = bounds_of(handle.properties, self.size)
+        self.center_offset_nm = numbers_of(handle.properties, _CENTER_OFFSET)
+        self.own_mpp = None if mpp is None else _plausible(numbers_of(handle.properties, _MPP))
         vendor = handle.properties[openslide.PROPERTY_NAME_VENDOR]
         self.identity = {
             "format": vendor,
@@ -201,8 +215,17 @@ def bounds_of(properties: Mapping[str, str], size: tuple[int, int]) -> tuple[int
     return (x, y, width, height) if width > 0 and height > 0 else (0, 0, *size)
 
 
+def numbers_of(properties: Mapping[str, str], names: tuple[str, str]) -> Optional[tuple[float, float]]:
+    """Two properties that are finite numbers, None where the file has no such ones."""
+    try:
+        x, y = (float(properties[name]) for name in names)
+    except (KeyError, ValueError):
+        return None
+    return (x, y) if math.isfinite(x) and math.isfinite(y) else None
+
+
 def _mpp_of_properties(path: Path, properties: Any) -> tuple[float, float]:
-    found = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+    found = [properties.get(name) for name in _MPP]
     if None in found:
         raise SlideError(f"{path} does not say its um/px. Give it, for instance as --mpp 0.5 for a 20x scan.")
     try:
@@ -211,6 +234,10 @@ def _mpp_of_properties(path: Path, properties: Any) -> tuple[float, float]:
         raise SlideError(f"{path} says {found} um/px, expected numbers. Give the true value as --mpp.") from error
     _check_mpp(path, mpp)
     return mpp
+
+
+def _plausible(mpp: Optional[tuple[float, float]]) -> Optional[tuple[float, float]]:
+    return mpp if mpp is not None and all(_MPP_RANGE[0] <= value <= _MPP_RANGE[1] for value in mpp) else None
 
 
 def _check_mpp(path: Path, mpp: tuple[float, float]) -> None:
