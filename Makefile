@@ -24,7 +24,7 @@ env: .venv/installed
 	else $(PY) -m pip install -q "$(TORCH)+cpu" 2>/dev/null || { \
 	echo "Your package index has no CPU build of PyTorch: taking the default one, several GB."; \
 	$(PY) -m pip install -q $(TORCH); }; fi
-	$(PY) -m pip install -q -c constraints.txt -e ".[dev,lora,slides]"
+	$(PY) -m pip install -q -c constraints.txt -e ".[dev,lora,retrieval,slides]"
 	touch $@
 
 # The other environments hold only what differs and find the rest, torch included, in the first. torchao, for int8, is
@@ -43,12 +43,15 @@ env-int8: .venv-int8/installed
 # Two workers with one thread each: most of a test is not parallel.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# Rooms that import no Transformers (tests/test_layers.py), and the notebook, whose every step has tests of its own.
+WITHOUT_TRANSFORMERS := $(addprefix --ignore=tests/,annotations building data test_examples.py)
+
 check: lint
 	OMP_NUM_THREADS=1 $(PY) $(PYTEST) -q -m "not slow"
 
 test: env env-tf4 env-int8
 	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY4) $(PY) $(PYTEST)
-	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) $(PYTEST)
+	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) $(PYTEST) $(WITHOUT_TRANSFORMERS)
 	$(PY8) -m pytest tests/embeddings/test_int8.py
 
 # The machine must have nothing else to do.

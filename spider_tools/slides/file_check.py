@@ -2,6 +2,7 @@
 
 import re
 import stat
+import struct
 from pathlib import Path
 
 from tifffile import COMPRESSION, TiffFile, TiffFileError
@@ -20,6 +21,8 @@ _UNSUPPORTED = re.compile(r"unsupported|not supported|unrecogni[sz]ed|unimplemen
 # None, CCITT, LZW, JPEG, deflate, PackBits, LZMA and Zstandard: a file of these that cannot be decoded is damaged.
 _DECODED = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
 _COMPRESSION_NUMBER = re.compile(r"compression\D{0,12}(\d+)", re.IGNORECASE)
+# What tifffile raises for a file that is damaged.
+_TIFF_ERRORS = (TiffFileError, IndexError, OSError, ValueError, struct.error)
 
 
 def check_is_file(path: Path, what: str = "file") -> None:
@@ -88,7 +91,7 @@ def check_tiff_is_whole(path: Path) -> None:
                     raise SlideError(f"{path} is no whole TIFF file: {_walk_problem(page.offset, seen)}.")
                 seen.add(page.offset)
                 end = max([end, *map(sum, zip(page.dataoffsets, page.databytecounts))])
-    except (TiffFileError, IndexError, OSError, ValueError) as error:
+    except _TIFF_ERRORS as error:
         raise SlideError(f"{path} is no whole TIFF file: {error}.") from error
     if end > size:
         raise SlideError(f"{path} is truncated: its pixels end at byte {end:,}, the file at byte {size:,}.")
@@ -122,7 +125,7 @@ def _compression_of(path: Path) -> int | None:
     try:
         with TiffFile(path) as tiff:
             return int(tiff.pages.first.compression)
-    except (TiffFileError, IndexError, OSError, ValueError):
+    except _TIFF_ERRORS:
         return None
 
 

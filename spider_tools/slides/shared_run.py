@@ -27,7 +27,7 @@ _PROCESS_PREFIX = "process-"  # every process of a run holds a claim of its own 
 _POLL_SECONDS = 0.5
 _LOST = (
     "the process that had this slide ended before it was done, most often for lack of memory. What it had embedded is "
-    "saved: start again to go on from there."
+    "saved: start again to go on from there, with a lower --num_workers and --batch_size if it happens again."
 )
 
 

@@ -180,3 +180,11 @@ def test_the_formats_that_are_meant_are_opened_whatever_the_files_are_called(tmp
     slide = open_slide(tmp_path / "m.png", mpp=0.5)
     np.testing.assert_allclose(slide.read_level(0, (0, 0), (300, 230)), pixels, atol=4)
     assert read_drawing(tmp_path / "m.png", view)[0].all()
+
+
+@pytest.mark.parametrize("content", [b"II*\x00\x08\x00\x00\x00", b"II*\x00\x08\x00\x00\x00\x01\x00\x00"])
+def test_an_ndpi_that_ends_in_its_header_is_refused_in_words(tmp_path, content):
+    path = tmp_path / "cut.ndpi"
+    path.write_bytes(content)
+    with pytest.raises(SlideError, match="no whole TIFF file"):
+        file_check.check_tiff_is_whole(path)
