@@ -8,6 +8,8 @@ from spider_tools.evaluation.settings import DECIDED_BY_THE_MODEL, EvaluationSet
 from spider_tools.flags import add_flags, take
 from spider_tools.scripts import ScriptParser, run_script
 
+KEPT = "Patch embeddings saved so far are kept; the same command goes on from them."
+
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     """The settings that the settings file and the flags give."""
@@ -30,4 +32,4 @@ def main(values: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda argv: main(parse_args(argv)))
+    run_script(lambda argv: main(parse_args(argv)), kept=KEPT)

@@ -8,6 +8,8 @@ from spider_tools.flags import add_flags, take
 from spider_tools.scripts import ScriptParser, run_script
 from spider_tools.slides.settings import SlideSettings
 
+KEPT = "Slides that are done and patch embeddings saved so far are kept; the same command goes on from them."
+
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     """The slides and the settings that the flags give."""
@@ -37,4 +39,4 @@ def main(values: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    run_script(lambda argv: main(parse_args(argv)))
+    run_script(lambda argv: main(parse_args(argv)), kept=KEPT)

@@ -9,6 +9,11 @@ from spider_tools.flags import add_flags, take
 from spider_tools.scripts import ScriptParser, run_script
 from spider_tools.training.settings import RECIPES, TrainingSettings, recipe_settings
 
+KEPT = (
+    "Embeddings and checkpoints saved so far are kept: --resume_from_checkpoint latest goes on from the last "
+    "checkpoint; where there is none yet, the same command goes on from the embeddings."
+)
+
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     """The recipe's settings, with what the settings file and the flags say instead."""
@@ -37,4 +42,4 @@ def main(values: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda argv: main(parse_args(argv)))
+    run_script(lambda argv: main(parse_args(argv)), kept=KEPT)

@@ -21,6 +21,7 @@ ROWS = {
     "embedding_store": "Embedding store",
     "head_training": "Training the head",
     "slides": "Whole slides",
+    "retrieval": "Finding patches again",
     "cold_start": "Cold start",
 }
 

@@ -1,9 +1,13 @@
-"""How every script reads its flags, and how it ends: with what it made, or with one sentence and exit code 2."""
+"""How every script reads its flags, and how it ends: with what it made, or with one sentence and exit code 2.
+
+Ctrl-C ends it with one sentence too, and exit code 130.
+"""
 
 import argparse
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +15,14 @@ from typing import Any, NoReturn, Optional
 
 from .flags import required_flags
 from .plain_text import escaped
+from .processes import lost_process
 from .settings_file import settings_file
 
 # What the rooms raise for what a user can mend; its message is written for the user.
 FORESEEN = (ValueError, OSError, FloatingPointError)
+
+NOTHING_HALF_DONE = "Files are written whole or not at all; the same command starts again."
+_STOPPED = 130  # what shells give for a program that SIGINT has ended
 
 
 class ScriptParser(argparse.ArgumentParser):
@@ -65,15 +73,19 @@ class ScriptParser(argparse.ArgumentParser):
         return given
 
 
-def run_script(main: Callable[[Sequence[str]], Optional[int]], argv: Optional[Sequence[str]] = None) -> NoReturn:
+def run_script(
+    main: Callable[[Sequence[str]], Optional[int]], argv: Optional[Sequence[str]] = None, kept: str = NOTHING_HALF_DONE
+) -> NoReturn:
     """Run a script and end its process; what the console cannot show of its output is escaped.
 
     Args:
         main: Takes the command line without the program; returns an exit code, None for 0.
         argv: The command line, by default that of this process. With `--debug` in it, errors keep their traceback.
+        kept: What is told after Ctrl-C: what of the work is kept, and how to go on. It is true whenever that comes.
 
     Raises:
-        SystemExit: Always. The code is 2 after an error that the user can mend, whose message is on stderr.
+        SystemExit: Always. The code is 2 after an error that the user can mend, whose message is on stderr, and 130
+            after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -84,12 +96,27 @@ def run_script(main: Callable[[Sequence[str]], Optional[int]], argv: Optional[Se
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells of every file that it writes
     try:
         code = main(argv)
-    except FORESEEN as error:
+    except (*FORESEEN, RuntimeError) as error:
+        told = _sentence(error) if isinstance(error, FORESEEN) else lost_process(error)
+        if told is None or "--debug" in argv:
+            raise
+        print(f"{_program()}: error: {told}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
         if "--debug" in argv:
             raise
-        print(f"{_program()}: error: {_sentence(error)}", file=sys.stderr)
-        sys.exit(2)
+        _tell_stopped(kept)
+        sys.exit(_STOPPED)
     sys.exit(code or 0)
+
+
+def _tell_stopped(kept: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # launchers send it once more
+    logging.disable(logging.INFO)  # torch tells of its caches at the end, if it was being imported
+    if os.environ.get("RANK", "0") == "0":  # of processes that were launched together one speaks
+        # A progress bar, and what the terminal shows of the keys, have left the line open.
+        print(f"\n{_program()}: stopped by Ctrl-C. {kept}", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever cannot wait for the end of what runs beside
 
 
 def _program() -> str:

@@ -13,10 +13,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from .processes import WorkerError, deaf_to_interrupts, ignore_interrupts
+
 logger = logging.getLogger(__name__)
 
 WORKER_TIMEOUT_SECONDS = 600
 """How long a loader waits for its workers; given as `timeout` to every `DataLoader` that has some."""
+
+BATCH_FLAG = "--batch_size"
+"""What most scripts set the size of batches with, as messages name it."""
 
 _SHARED_MEMORY = "/dev/shm"
 _PREFETCHED = 2  # batches that each worker of a `DataLoader` makes ahead
@@ -24,10 +29,6 @@ _IN_HAND = 2  # the one that is used, and the next while it takes its place
 _GRACE_SECONDS = 1.0
 _FAILURES = re.compile(r"DataLoader worker \(pid|DataLoader timed out|Pin memory thread exited")
 _FROM_A_DATASET = "in DataLoader worker process"  # how PyTorch hands on what a data set raised in a healthy worker
-
-
-class WorkerError(ChildProcessError):
-    """A worker process of a loader died, or does not answer."""
 
 
 def usable_workers(requested: int, bytes_per_batch: int, what: str) -> int:
@@ -70,46 +71,63 @@ def _free_shared_memory() -> int | None:
 class WatchedLoader(DataLoader):
     """A `DataLoader` whose iteration ends with a `WorkerError` where a worker dies or stops answering.
 
+    Its workers do not hear Ctrl-C: what becomes of a run decides the process that has them.
+
     Args:
         dataset: See `DataLoader`.
         num_workers: Of `usable_workers`.
         seconds: How long to wait for a batch.
-        **options: Of `DataLoader`, but for `timeout`.
+        batch_flag: What the user sets the size of the batches with.
+        **options: Of `DataLoader`, but for `timeout` and `worker_init_fn`.
     """
 
     def __init__(
-        self, dataset: Dataset, num_workers: int = 0, seconds: float = WORKER_TIMEOUT_SECONDS, **options: Any
+        self,
+        dataset: Dataset,
+        num_workers: int = 0,
+        seconds: float = WORKER_TIMEOUT_SECONDS,
+        batch_flag: str = BATCH_FLAG,
+        **options: Any,
     ) -> None:
+        self._batch_flag = batch_flag
         timeout = seconds if num_workers > 0 else 0
+        # accelerate makes a loader of another class from this one, and hands on what is given here.
+        options["worker_init_fn"] = ignore_interrupts
         super().__init__(dataset, num_workers=num_workers, timeout=timeout, **options)
 
     def __iter__(self) -> Any:
         """The batches of one pass."""
-        batches = super().__iter__()
-        return _watched(batches, self.timeout) if self.num_workers > 0 else batches
+        if self.num_workers == 0:
+            return super().__iter__()
+        with deaf_to_interrupts():
+            batches = super().__iter__()
+        return _watched(batches, self.timeout, self._batch_flag)
 
 
 @contextmanager
-def worker_failures_in_words() -> Iterator[None]:
+def worker_failures_in_words(batch_flag: str = BATCH_FLAG) -> Iterator[None]:
     """Turn what PyTorch says of dead or silent workers into a `WorkerError`.
 
     It says so wherever the process is when a worker dies, which need not be where the next batch is drawn: put this
     around the whole loop.
+
+    Args:
+        batch_flag: What the user sets the size of the batches with.
     """
     try:
         yield
     except RuntimeError as error:
         if not _FAILURES.match(str(error)):
             raise
-        raise _in_words(str(error)) from error
+        raise _in_words(str(error), batch_flag) from error
 
 
-def _watched(batches: Any, seconds: float) -> Iterator[Any]:
-    with worker_failures_in_words():  # that a worker has died is raised anywhere, in the lines below too
-        yield from _drawn(batches, seconds)
+def _watched(batches: Any, seconds: float, batch_flag: str) -> Iterator[Any]:
+    with worker_failures_in_words(batch_flag):  # that a worker has died is raised anywhere, in the lines below too
+        yield from _drawn(batches, seconds, batch_flag)
 
 
-def _drawn(batches: Any, seconds: float) -> Iterator[Any]:
+def _drawn(batches: Any, seconds: float, batch_flag: str) -> Iterator[Any]:
     workers = _Workers(getattr(batches, "_workers", ()), seconds)
     while True:
         try:
@@ -122,7 +140,7 @@ def _drawn(batches: Any, seconds: float) -> Iterator[Any]:
             if problem is None:
                 raise
             workers.end()
-            raise _in_words(problem) from error
+            raise _in_words(problem, batch_flag) from error
         yield batch
 
 
@@ -189,9 +207,9 @@ class _Workers:
             process.kill()
 
 
-def _in_words(problem: str) -> WorkerError:
+def _in_words(problem: str, batch_flag: str) -> WorkerError:
     return WorkerError(
         f"A worker process that reads data died or does not answer: {problem.strip().rstrip('.')}. Memory is the usual "
         "cause: give the machine, or the container's /dev/shm (docker run --shm-size), more of it, or pass a lower "
-        "--num_workers; 0 reads without workers."
+        f"--num_workers; 0 reads without workers. A lower {batch_flag} takes less memory too."
     )

@@ -83,6 +83,7 @@ class Hub:
         requests: Method and path of every request that was answered.
         dies_at: Method, part of a path, number: after so many answers to requests like it, the next one kills the
             server with half of its body read.
+        mute_at: Part of a path: requests with it are carried out, and the server dies before it answers one.
         dead: Whether the server drops every connection; False starts it again.
         meanwhile: Part of a path, and what happens once before a request with it is answered.
     """
@@ -92,6 +93,7 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     dies_at: Optional[tuple[str, str, int]] = None
+    mute_at: Optional[str] = None
     dead: bool = False
     meanwhile: Optional[tuple[str, Callable[[], Any]]] = None
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -104,7 +106,7 @@ class Hub:
 
     def revive(self) -> None:
         """Start the server again, with what it knew when it died."""
-        self.dead, self.dies_at = False, None
+        self.dead, self.dies_at, self.mute_at = False, None, None
 
     def count(self, method: str, part: str) -> int:
         """How many requests with this method and this part of a path were answered."""

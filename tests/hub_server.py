@@ -105,6 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         raise RefusalError(404, f"No such call: {self.command} {path}")
 
     def answer(self, content: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> None:
+        if self.hub.mute_at is not None and self.hub.mute_at in self.path:
+            self.hub.dead = self.close_connection = True
+            return
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():

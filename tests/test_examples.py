@@ -31,7 +31,7 @@ def test_the_loop_from_slides_to_a_model_and_back_closes(tmp_path):
     loop = tmp_path / "loop"
     environment = os.environ | {"SPIDER_EXAMPLE_FOLDER": str(loop), "PYTHONPATH": str(ROOT)}
     # Smaller than a reader has it: the figures are poor then, and every step is the same.
-    environment |= {"SPIDER_EXAMPLE_SLIDES": "6", "SPIDER_EXAMPLE_LATTICE": "9", "SPIDER_EXAMPLE_EPOCHS": "3"}
+    environment |= {"SPIDER_EXAMPLE_SLIDES": "6", "SPIDER_EXAMPLE_LATTICE": "9", "SPIDER_EXAMPLE_EPOCHS": "12"}
     lines = code_of(ROOT / "examples" / "your_own_slides.ipynb")
     # Processes of the build import this file anew, and must not run it.
     (tmp_path / "cells.py").write_text(f"if __name__ == '__main__':\n    exec({lines!r})\n")

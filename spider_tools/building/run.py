@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +16,7 @@ from ..data.splits import read_class_mapping
 from ..files import file_sha256, read_json_object, replacing, require_writable, write_text
 from ..flags import as_json
 from ..output_folder import only_run_in
+from ..processes import process_pool
 from ..slides.lattice import Lattice
 from ..suggestions import is_suggestion
 from .card import make_card
@@ -86,21 +85,12 @@ def _workers(settings: BuildSettings, slides: int) -> Iterator[Callable[..., Ite
     if count <= 1:
         yield lambda function, calls, title: (function(*call) for call in tqdm(calls, desc=title, unit="slide"))
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with process_pool(count, " or pass a lower --num_workers", get_context("spawn")) as pool:
 
         def run(function: Callable, calls: Sequence[tuple], title: str) -> Iterator[Any]:
             futures = [pool.submit(function, *call) for call in calls]
-            try:
-                for future in tqdm(futures, desc=title, unit="slide"):
-                    yield future.result()
-            except BrokenProcessPool as error:
-                raise OSError(
-                    f"A process that was {title} slides was killed, most often for lack of memory: lower --num_workers "
-                    "and start again, which goes on from here."
-                ) from error
-            finally:
-                for future in futures:
-                    future.cancel()
+            for future in tqdm(futures, desc=title, unit="slide"):
+                yield future.result()
 
         yield run
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import huggingface_hub.constants
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ..processes import process_pool
 from ..sharing import refusal_in_words
 from .regular_files import refuse_irregular
 
@@ -68,6 +68,9 @@ def map_ranges(function: Callable[[int, int], list], count: int, label: str) -> 
 
     Returns:
         The concatenated lists, in order of the ranges.
+
+    Raises:
+        WorkerError: One of the processes died.
     """
     starts = range(0, count, _RANGE)
     stops = [min(start + _RANGE, count) for start in starts]
@@ -81,7 +84,7 @@ def map_ranges(function: Callable[[int, int], list], count: int, label: str) -> 
 
         workers = min(os.cpu_count() or 1, len(starts))
         if workers > 1:
-            with ProcessPoolExecutor(workers) as pool:
+            with process_pool(workers) as pool:
                 collect(pool.map(function, starts, stops))
         else:
             collect(map(function, starts, stops))

@@ -26,14 +26,17 @@ from ..workers import WatchedLoader, usable_workers, worker_failures_in_words
 from .embedder import PatchEmbedder
 from .identity import store_content, store_key
 from .settings import EmbeddingSettings
-from .shared_work import CHOOSE_ANOTHER, POLL_SECONDS, SharedWork, only_run
+from .shared_work import CHOOSE_ANOTHER, POLL_SECONDS, ClaimedShard, SharedWork, only_run
 from .store import EmbeddingStore, Names, as_names
 from .store_index import StoreIndex, prepare_store
+from .unfinished import take_over_unfinished
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
 
 logger = logging.getLogger(__name__)
+
+_BATCH_FLAG = "--embedding_batch_size"
 
 
 def embed_patches_once(
@@ -47,6 +50,7 @@ def embed_patches_once(
     """Embed the patches that the store of this backbone lacks; all processes of the accelerator share the work.
 
     Every shard that is there is compared with its checksum first, and the patches of damaged ones are embedded again.
+    What a killed run had saved of its shards is taken over.
     A store that has all patches is read without a lock: it may be read-only, or another user's. A run that finds
     another one writing the same store waits for it. Random number generators are left as they are.
 
@@ -64,7 +68,7 @@ def embed_patches_once(
     Raises:
         ValueError: There are no names, a patch cannot be read, or the processes hold different backbones.
         FloatingPointError: An embedding is NaN or too large for float16.
-        OSError: A shard cannot be written, as on a full disk. Shards that were finished stay usable.
+        OSError: A shard cannot be written, as on a full disk. What was saved stays usable.
         PermissionError: Patches are missing, and the store may not be written.
         WorkerError: A process that reads patches died.
     """
@@ -85,6 +89,7 @@ def embed_patches_once(
     with only_run(folder, accelerator):
         if accelerator.is_main_process:
             prepare_store(folder, content, hidden_size)
+            take_over_unfinished(folder)
         accelerator.wait_for_everyone()
         missing = EmbeddingStore.open(folder).missing(wanted)
         accelerator.wait_for_everyone()  # nobody adds a shard before everybody knows what is missing
@@ -124,9 +129,10 @@ def _embed_missing(
         "dataset": reader,
         "num_workers": usable_workers(settings.num_workers, batch * reader.bytes_per_patch, "patches"),
         "pin_memory": accelerator.device.type == "cuda",
+        "batch_flag": _BATCH_FLAG,
     }
     with tqdm(total=len(missing), unit="patch", disable=not accelerator.is_main_process) as bar:
-        _embed_shards(work, loading, embed, bar)
+        _embed_shards(work, loading, embed, bar, settings.save_every)
 
 
 class _BatchReader(Dataset):
@@ -148,7 +154,9 @@ class _BatchReader(Dataset):
         return torch.from_numpy(batch)
 
 
-def _embed_shards(work: SharedWork, loader_settings: dict[str, Any], embed: PatchEmbedder, bar: tqdm) -> None:
+def _embed_shards(
+    work: SharedWork, loader_settings: dict[str, Any], embed: PatchEmbedder, bar: tqdm, save_every: float
+) -> None:
     """Embed until all shards are finished, by this process or another one."""
     try:
         while unfinished := work.unfinished_patches():
@@ -166,30 +174,55 @@ def _embed_shards(work: SharedWork, loader_settings: dict[str, Any], embed: Patc
                 generator=torch.Generator(),
                 **loader_settings,
             )
-            with worker_failures_in_words():
-                _embed_claimed(work, loader, embed, bar)
+            with worker_failures_in_words(_BATCH_FLAG):
+                _embed_claimed(work, loader, embed, bar, save_every)
         _show(bar, bar.total)
     finally:
         work.release()
 
 
-def _embed_claimed(work: SharedWork, loader: DataLoader, embed: PatchEmbedder, bar: tqdm) -> None:
-    filled = 0
+def _embed_claimed(work: SharedWork, loader: DataLoader, embed: PatchEmbedder, bar: tqdm, save_every: float) -> None:
+    filling, last_save = None, time.monotonic()
     for patches in loader:
-        names = work.claimed[0].names
         embedded = embed(patches)
-        if filled == 0:
-            # On the device, so that a GPU runs ahead through the whole shard.
-            embeddings = embedded.new_empty(len(names), embedded.shape[-1], dtype=torch.float16)
-        embeddings[filled : filled + len(embedded)] = embedded
-        filled += len(embedded)
+        if filling is None:
+            filling = _Filling(work.claimed[0], embedded)
+        filling.add(embedded)
         bar.update(len(embedded))
-        if filled == len(names):
-            embeddings = embeddings.cpu()
-            _check_finite(names, embeddings)
-            work.finish(embeddings)
-            filled = 0
+        if filling.is_full:
+            work.finish(filling.embeddings())
+            filling = None
             _show(bar, bar.total - work.unfinished_patches())
+        elif time.monotonic() - last_save > save_every:
+            work.save(filling.embeddings())
+        else:
+            continue
+        last_save = time.monotonic()
+
+
+class _Filling:
+    """The embeddings that there are of a shard; they wait on the device, so that a GPU runs ahead."""
+
+    def __init__(self, shard: ClaimedShard, like: torch.Tensor) -> None:
+        self._names = shard.names
+        self._rows = like.new_empty(len(shard.names), like.shape[-1], dtype=torch.float16)
+        self._filled = 0
+        if shard.saved is not None:
+            self.add(shard.saved)
+
+    @property
+    def is_full(self) -> bool:
+        return self._filled == len(self._names)
+
+    def add(self, embeddings: torch.Tensor) -> None:
+        self._rows[self._filled : self._filled + len(embeddings)] = embeddings
+        self._filled += len(embeddings)
+
+    def embeddings(self) -> torch.Tensor:
+        """Of the first patches of the shard, finite, on the CPU."""
+        embeddings = self._rows[: self._filled].cpu()
+        _check_finite(self._names.slice(0, self._filled), embeddings)
+        return embeddings
 
 
 def _show(bar: tqdm, patches: int) -> None:
@@ -203,7 +236,7 @@ def _check_finite(names: pa.Array, embeddings: torch.Tensor) -> None:
     if bad:
         raise FloatingPointError(
             f"The embeddings of {len(bad)} of {len(names)} patches are NaN or exceed what float16 holds (65504), the "
-            f"first is that of {names[bad[0]].as_py()}. Nothing of this shard was stored. Check the backbone, or embed "
+            f"first is that of {names[bad[0]].as_py()}. These are not stored. Check the backbone, or embed "
             "in float32 or bfloat16 if it overflows in float16."
         )
 

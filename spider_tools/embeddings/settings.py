@@ -33,7 +33,8 @@ class EmbeddingSettings(Settings):
         compile: Whether to compile the backbone. The store is the same: compiling changes no more than the rounding.
         batch_size: Patches that are read at once; through the backbone go `config.backbone_batch_size` at most.
         num_workers: Processes that read patches, for each process that embeds.
-        shard_size: Most patches of a shard. A run that is killed loses no more than this in each process.
+        shard_size: Most patches of a shard.
+        save_every: Seconds. A run that is killed loses no more than this, and a batch, in each process.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class EmbeddingSettings(Settings):
     batch_size: int = setting(64, at_least=1)
     num_workers: int = setting(2, at_least=0)
     shard_size: int = setting(4096, at_least=1)
+    save_every: float = setting(30.0, at_least=0)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be used here."""

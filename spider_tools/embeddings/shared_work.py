@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..sharing import Claims
 from .store_index import StoreIndex, add_shard, shard_file
+from .unfinished import UNFINISHED_FOLDER, read_unfinished, remove_unfinished, save_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,25 @@ class _PlannedShard:
     names: pa.Array
 
 
+@dataclass(frozen=True, eq=False)
+class ClaimedShard:
+    """A shard that this process embeds.
+
+    Attributes:
+        file: Its name.
+        names: Of its patches.
+        saved: Embeddings of the first of them, float16 `(n, hidden)`, by a process that died; None if there are none.
+    """
+
+    file: str
+    names: pa.Array
+    saved: torch.Tensor | None
+
+
 class SharedWork:
     """The shards to embed, of which every process claims the next one that no other has.
 
-    When a process dies, its claims become free (see `Claims`); whoever waits then takes over.
+    When a process dies, its claims become free (see `Claims`); whoever waits then takes over what it had saved.
 
     Args:
         folder: Of the store, prepared.
@@ -43,7 +59,7 @@ class SharedWork:
     """
 
     def __init__(self, folder: Path, missing: pa.Array, batch_size: int, shard_size: int, processes: int) -> None:
-        self.claimed: deque[_PlannedShard] = deque()
+        self.claimed: deque[ClaimedShard] = deque()
         self._folder = folder
         self._batch_size = min(batch_size, shard_size)
         # Whole batches, so that their composition, and with it every digit, does not depend on the processes. A small
@@ -67,20 +83,27 @@ class SharedWork:
         """
         for shard in self._shards:
             if shard.file not in self._finished_files() and self._claim(shard):
-                self.claimed.append(shard)
-                for start in range(0, len(shard.names), self._batch_size):
+                saved = self._saved(shard)
+                self.claimed.append(ClaimedShard(shard.file, shard.names, saved))
+                for start in range(0 if saved is None else len(saved), len(shard.names), self._batch_size):
                     yield shard.names.slice(start, self._batch_size).to_pylist()
+
+    def save(self, embeddings: torch.Tensor) -> None:
+        """Save what there is of the first claimed shard; embeddings float16 `(patches so far, hidden)`."""
+        shard = self.claimed[0]
+        save_unfinished(self._folder, shard.file, shard.names.slice(0, len(embeddings)), embeddings)
 
     def finish(self, embeddings: torch.Tensor) -> None:
         """Write the first claimed shard; embeddings float16 `(patches, hidden)`."""
         shard = self.claimed.popleft()
         try:
             add_shard(self._folder, shard.names, embeddings)
+            remove_unfinished(self._folder, shard.file)
         finally:
             self._claims.release(shard.file)
 
     def release(self) -> None:
-        """Give up what is claimed and not finished."""
+        """Give up what is claimed and not finished; what is saved of it stays."""
         self.claimed.clear()
         self._claims.release_all()
 
@@ -91,6 +114,12 @@ class SharedWork:
             self._claims.release(shard.file)
             return False
         return True
+
+    def _saved(self, shard: _PlannedShard) -> torch.Tensor | None:
+        """What another process has saved of a shard, if whole batches are left."""
+        saved = read_unfinished(self._folder, shard.file, shard.names)
+        usable = saved is not None and len(saved) < len(shard.names) and len(saved) % self._batch_size == 0
+        return saved if usable else None
 
     def _finished_files(self) -> set[str]:
         return {shard.file for shard in StoreIndex.read(self._folder).shards}
@@ -114,7 +143,8 @@ def only_run(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
         if accelerator.is_main_process:
-            shutil.rmtree(folder / CLAIMS_FOLDER, ignore_errors=True)
+            for name in (CLAIMS_FOLDER, UNFINISHED_FOLDER):
+                shutil.rmtree(folder / name, ignore_errors=True)
     finally:
         claims.release_all()
 

@@ -4,7 +4,8 @@ A store is a folder that only grows:
 
 - `index.json` says what the rows are (`content`) and lists the shards with their size and sha256;
 - `shard-*.safetensors` hold `embeddings`, float16 `(rows, hidden)`, beside the names of the patches of these rows, and
-  say in their metadata what they were made from, so that a damaged index can be made again.
+  say in their metadata what they were made from, so that a damaged index can be made again;
+- `unfinished/` is there while a run fills the store, or after it was killed: see `unfinished`.
 
 A shard counts from the moment the index lists it. Both are written beside their place and moved there, so that a run
 that is killed, or a full disk, leaves what was finished as it was.

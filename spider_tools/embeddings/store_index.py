@@ -70,7 +70,7 @@ class StoreIndex:
     def write(self, folder: Path) -> None:
         """Write the index, whole or not at all."""
         fields = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        _write_whole(folder / INDEX_NAME, json.dumps(fields, indent=1).encode())
+        write_whole(folder / INDEX_NAME, json.dumps(fields, indent=1).encode())
 
     def wrong_size(self, folder: Path) -> list[Shard]:
         """The shards whose file is missing or has another size than when it was written."""
@@ -175,13 +175,18 @@ def add_shard(folder: Path, names: pa.Array, embeddings: torch.Tensor) -> StoreI
         index = StoreIndex.read(folder)
         # Another run may have been as fast; the index must keep telling the truth about its file.
         if shard.file not in {other.file for other in index.shards}:
-            _write_whole(folder / shard.file, payload)
+            write_whole(folder / shard.file, payload)
             index = replace(index, shards=(*index.shards, shard))
             index.write(folder)
     return index
 
 
-def _write_whole(path: Path, payload: bytes) -> None:
+def write_whole(path: Path, payload: bytes) -> None:
+    """Write a file of a store, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; the message says that the store stays usable.
+    """
     try:
         with replacing(path) as unfinished:
             unfinished.write_bytes(payload)

@@ -8,6 +8,11 @@ from ..flags import add_flags, take
 from ..scripts import ScriptParser, run_script
 from .settings import PublishSettings
 
+KEPT = (
+    "On the Hub there is all of the model or nothing; the same command goes on: weights that have arrived are not sent "
+    "again."
+)
+
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     """The model folder, the repository and the settings that the flags give."""
@@ -28,4 +33,4 @@ def main(values: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda argv: main(parse_args(argv)))
+    run_script(lambda argv: main(parse_args(argv)), kept=KEPT)

@@ -12,6 +12,7 @@ from typing import Optional
 
 from ..hub import TOKENS_PAGE
 from ..model_folder import CONFIG_FILES, code_files, weight_files
+from ..processes import ending
 
 logger = logging.getLogger(__name__)
 
@@ -99,5 +100,5 @@ def check_loads(files: Mapping[str, Path]) -> None:
         last = "\n".join(done.stderr.strip().splitlines()[-12:])
         raise ValueError(
             f"The model does not load from its files alone, or does not classify a region. Nothing was uploaded. Its "
-            f"process ended with:\n{last}"
+            f"process {ending(done.returncode)}" + (f", and said:\n{last}" if last else ".")
         )

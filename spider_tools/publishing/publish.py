@@ -8,7 +8,7 @@ from ..imported_folder import import_of_folder
 from .checks import check_loads, model_files, own_results
 from .model_card import RESULT_FILES, is_written_by_hand, read_config, write_model_card
 from .settings import PublishSettings
-from .upload import check_target, upload
+from .upload import check_target, find_uploaded, upload
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +18,9 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
 
     Uploaded are the model's weights, configurations and code, the card, and of an evaluation results.json and
     confusion_matrix.png: nothing else that the folder holds. Readers see all of it or nothing. After an interruption
-    the same call goes on: weights that have arrived are not sent again. A folder that the repository holds already
-    makes no commit. A README.md that somebody wrote by hand is uploaded as it is. A model that was imported and not
-    verified is published too, with a warning.
+    the same call goes on: weights that have arrived are not sent again. A model that the repository holds already, and
+    nothing beside it, makes no commit and needs no `exist_ok`. A README.md that somebody wrote by hand is uploaded as
+    it is. A model that was imported and not verified is published too, with a warning.
 
     Args:
         folder: A model folder, as training leaves it.
@@ -28,18 +28,19 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
         settings: See there.
 
     Returns:
-        URL of the commit; its last part is the revision to pin.
+        URL of the commit, the newest one if the repository holds this model already; its last part is the revision
+        to pin.
 
     Raises:
         ValueError: The id is none, the folder is incomplete or does not load, or its results are of another model.
         PermissionError: There is no token, or it may not do this.
         OSError: The folder cannot be written: the card goes there.
-        FileExistsError: The repository has files already, and `exist_ok` is not set.
+        FileExistsError: The repository has other files already, and `exist_ok` is not set.
         ConnectionError: The Hub cannot be reached, or the upload broke off.
     """
     files = model_files(folder)
     require_writable(folder, "MODEL_FOLDER")
-    check_target(repo_id, settings)
+    check_target(repo_id, settings, files)
     _warn_of_unverified_import(folder)
     results = settings.results or own_results(folder)
     if is_written_by_hand(folder / "README.md"):
@@ -52,8 +53,11 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
         files["README.md"] = write_model_card(folder, results, repo_id, settings.license)
     if results is not None:
         files |= {name: results / name for name in RESULT_FILES if (results / name).is_file()}
-    check_loads(files)
-    return upload(files, repo_id, settings)
+    url = find_uploaded(files, repo_id, settings)
+    if url is None:
+        check_loads(files)
+        url = upload(files, repo_id, settings)
+    return url
 
 
 def _warn_of_unverified_import(folder: Path) -> None:

@@ -20,6 +20,7 @@ from .slide_error import SlideError
 
 _MOST_SECONDS = 600.0  # a slide on a slow network may take a minute
 _SURVIVED = "survived"
+_KILLED = "crashes a process (SIGKILL)"
 _PX = 8
 
 
@@ -33,9 +34,10 @@ def check_survives(path: Path) -> None:
     """
     ending = PROBE.ending(path)
     if ending:
-        raise SlideError(
-            f"{path} {ending} when OpenSlide opens it, most likely because it is damaged. Copy it anew, or convert it."
-        )
+        likely = "it is damaged. Copy it anew, or convert it."
+        if ending == _KILLED:  # which no damage does by itself
+            likely = "memory ran out, which a damaged file can cause too. Lower --num_workers, or copy the slide anew."
+        raise SlideError(f"{path} {ending} when OpenSlide opens it, most likely because {likely}")
 
 
 class Probe:

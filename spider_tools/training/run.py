@@ -17,6 +17,7 @@ from ..flags import as_json
 from ..hugging_face_home import require_hugging_face_home
 from ..model_folder import save_model_folder
 from ..output_folder import only_run_in
+from ..publishing.checks import model_files
 from ..publishing.publish import publish
 from ..publishing.settings import PublishSettings
 from ..publishing.upload import check_target
@@ -51,7 +52,8 @@ def train(settings: TrainingSettings, data_settings: DataSettings) -> Optional[P
     settings.require_store_folder()
     require_hugging_face_home()
     if settings.push_to_hub:
-        check_target(str(settings.hub_model_id), PublishSettings(private=settings.hub_private))
+        hub = PublishSettings(private=settings.hub_private)
+        check_target(str(settings.hub_model_id), hub, _exported(settings))
     accelerator = prepare_accelerator(settings)
     with only_run_in(settings.run_folder, accelerator):
         _train(accelerator, settings, data_settings)
@@ -75,6 +77,16 @@ def _train(accelerator: Accelerator, settings: TrainingSettings, data_settings: 
     if settings.push_to_hub and accelerator.is_main_process:
         hub = PublishSettings(private=settings.hub_private)
         logger.info("published %s", publish(settings.output_dir, str(settings.hub_model_id), hub))
+
+
+def _exported(settings: TrainingSettings) -> dict[str, Path]:
+    """The model that the run that is resumed exported; no files if it did not come so far, or none is resumed."""
+    if settings.resume_from_checkpoint is None:
+        return {}
+    try:
+        return model_files(settings.output_dir)
+    except ValueError:
+        return {}
 
 
 def check_output_folder(settings: TrainingSettings) -> Optional[Path]:

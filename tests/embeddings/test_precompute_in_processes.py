@@ -1,8 +1,10 @@
 """One store and several who fill it: claims on shards, kills, rivals, and launched processes.
 
-The file is also the program that its tests start: `python test_precompute_in_processes.py MODEL STORES LOG DELAY`.
+The file is also the program that its tests start: `python test_precompute_in_processes.py MODEL STORES LOG DELAY
+[SAVE_EVERY]`.
 """
 
+import contextlib
 import copy
 import os
 import signal
@@ -23,6 +25,7 @@ from patch_embedding import HIDDEN, NAMES, LoggingSource, TinyEmbedding
 from spider_tools import remote_code
 from spider_tools.embeddings.precompute import embed_patches_once
 from spider_tools.embeddings.settings import EmbeddingSettings
+from spider_tools.embeddings.shards import Shard, read_names, rows_of
 from spider_tools.embeddings.shared_work import SharedWork
 from spider_tools.embeddings.store import EmbeddingStore
 from spider_tools.embeddings.store_index import StoreIndex, prepare_store
@@ -111,6 +114,37 @@ def test_a_killed_run_resumes_with_its_current_shard_lost(embed, model_folder, t
 
 
 @pytest.mark.slow
+def test_a_killed_run_that_saved_resumes_in_the_middle_of_its_shard(embed, model_folder, tmp_path):
+    source, settings = embed.source, embed.settings
+    expected = embed(NAMES, settings=replace(settings, folder=tmp_path / "uninterrupted"))
+    source.names_read()
+    with _start(model_folder, settings.folder, source.log, 0.1, 0) as process:
+        _wait_for_shards(settings.folder, 1, process)
+        while not _left(settings.folder) < _left(settings.folder, with_unfinished=False):
+            assert process.poll() is None, "the process ended by itself"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    left = _left(settings.folder)
+    resumed = replace(source, log=source.log.with_name("resumed.log"))
+
+    store = embed(NAMES, source=resumed)
+
+    assert len(left) % 12 in (2, 6, 10)  # whole batches of 4 are saved
+    assert resumed.names_read() == sorted(left)
+    assert torch.equal(store[store.rows(NAMES)], expected[expected.rows(NAMES)])
+
+
+def _left(folder, with_unfinished=True):
+    """The names that the only store below a folder holds neither in shards nor in what is saved of one."""
+    (folder,) = folder.glob("*")
+    left = set(EmbeddingStore.open(folder).missing(NAMES).to_pylist())
+    for path in folder.glob("unfinished/shard-*") if with_unfinished else ():
+        with contextlib.suppress(ValueError):  # it was finished meanwhile
+            left -= set(read_names(path.parent, Shard(path.name, rows_of(path), 0, "")).to_pylist())
+    return left
+
+
+@pytest.mark.slow
 def test_of_two_runs_at_once_the_second_waits_and_reads_nothing(embed, model_folder, caplog):
     source, settings = embed.source, embed.settings
     with _start(model_folder, settings.folder, source.log, 0.05) as process:
@@ -148,13 +182,13 @@ def test_two_launched_processes_share_the_shards_and_give_the_same_digits(embed,
     assert torch.equal(shared[shared.rows(NAMES)], alone[alone.rows(NAMES)])
 
 
-def main(model_folder, stores, log, delay):
+def main(model_folder, stores, log, delay, save_every=30):
     """Embed all patches, in as many processes as were launched; several are first tried with different backbones."""
     torch.set_num_threads(1)
     model = remote_code.model_class().from_pretrained(model_folder)
     image_processor = remote_code.image_processor_class().from_pretrained(model_folder)
     accelerator = Accelerator(cpu=True)
-    settings = EmbeddingSettings(Path(stores), batch_size=4, num_workers=1, shard_size=14)
+    settings = EmbeddingSettings(Path(stores), batch_size=4, num_workers=1, shard_size=14, save_every=float(save_every))
     if accelerator.num_processes > 1:
         other = copy.deepcopy(model)
         with torch.no_grad():

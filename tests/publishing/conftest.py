@@ -1,5 +1,6 @@
 """The server of the Hub's API, and a trained model to publish there."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -7,7 +8,11 @@ import pytest
 from hub_server import Account, Hub, serve
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http as hub_http
-from publishing_folders import READER, STRANGER, WRITER, evaluate_at_random, save_model
+from publishing_folders import READER, REPO, STRANGER, WRITER, evaluate_at_random, save_model
+
+from spider_tools.data.settings import DataSettings
+from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
+from spider_tools.training.settings import TrainingSettings
 
 
 @pytest.fixture
@@ -53,3 +58,24 @@ def trained(tmp_path_factory, make_model):
 def folder(trained, tmp_path):
     """A trained model of one's own."""
     return shutil.copytree(trained, tmp_path / "runs" / "first")
+
+
+@pytest.fixture
+def training(fresh_accelerator, tmp_path):
+    """Settings of a short training run that publishes, and of its data."""
+    write_dataset(tmp_path / "tissue", SyntheticSettings(4, 1, lattice=9, patch_size=28, seed=5))
+    backbone = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+    (tmp_path / "backbone.json").write_text(json.dumps(backbone | {"image_size": 28}))
+    settings = TrainingSettings(
+        output_dir=tmp_path / "run",
+        backbone="random",
+        backbone_config=str(tmp_path / "backbone.json"),
+        epochs=1,
+        num_workers=0,
+        mixed_precision="no",
+        push_to_hub=True,
+        hub_model_id=REPO,
+        hub_private=True,
+    )
+    data = DataSettings(str(tmp_path / "tissue"), cache_dir=tmp_path / "cache", patch_size=28, validation_fraction=0.0)
+    return settings, data

@@ -1,6 +1,5 @@
 """Publishing from training and from the command line, and the card that goes with it."""
 
-import json
 import os
 from dataclasses import replace
 
@@ -9,8 +8,6 @@ import pytest
 from huggingface_hub import ModelCard
 from publishing_folders import MODEL_FILES, REPO, SETTINGS, WRITER, commits, names
 
-from spider_tools.data.settings import DataSettings
-from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
 from spider_tools.publishing import __main__ as command
 from spider_tools.publishing.checks import model_files
 from spider_tools.publishing.model_card import write_model_card
@@ -18,7 +15,6 @@ from spider_tools.publishing.publish import publish
 from spider_tools.publishing.upload import upload
 from spider_tools.scripts import run_script
 from spider_tools.training.run import train
-from spider_tools.training.settings import TrainingSettings
 
 
 def test_the_card_passes_the_hubs_validation_and_a_damaged_one_does_not(hub, folder):
@@ -41,27 +37,6 @@ def test_the_card_passes_the_hubs_validation_and_a_damaged_one_does_not(hub, fol
         ModelCard(sound).validate()
         with pytest.raises(ValueError, match=message):
             ModelCard(path.read_text()).validate()
-
-
-@pytest.fixture
-def training(fresh_accelerator, tmp_path):
-    """Settings of a short training run that publishes, and of its data."""
-    write_dataset(tmp_path / "tissue", SyntheticSettings(4, 1, lattice=9, patch_size=28, seed=5))
-    backbone = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
-    (tmp_path / "backbone.json").write_text(json.dumps(backbone | {"image_size": 28}))
-    settings = TrainingSettings(
-        output_dir=tmp_path / "run",
-        backbone="random",
-        backbone_config=str(tmp_path / "backbone.json"),
-        epochs=1,
-        num_workers=0,
-        mixed_precision="no",
-        push_to_hub=True,
-        hub_model_id=REPO,
-        hub_private=True,
-    )
-    data = DataSettings(str(tmp_path / "tissue"), cache_dir=tmp_path / "cache", patch_size=28, validation_fraction=0.0)
-    return settings, data
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hub_server import RefusalError
 from huggingface_hub import constants
-from publishing_folders import READER, REPO, SETTINGS, STRANGER, commits, with_card
+from publishing_folders import READER, REPO, SETTINGS, STRANGER, commits, save_model, with_card
 
 from spider_tools.publishing.checks import model_files
 from spider_tools.publishing.publish import publish
@@ -91,8 +91,9 @@ def test_an_account_without_rights_is_told_whom_to_ask(hub, folder, exists):
     assert (commits(hub) if exists else list(hub.repositories)) == before
 
 
-def test_an_existing_repository_needs_exist_ok(hub, folder):
+def test_an_existing_repository_needs_exist_ok(hub, folder, make_model):
     upload(with_card(folder), REPO, SETTINGS)
+    save_model(make_model(seed=1), folder)
     for refused in (check_target, lambda *target: upload(with_card(folder), *target)):
         with pytest.raises(FileExistsError, match=r"has files already. --exist_ok adds a commit"):
             refused(REPO, SETTINGS)
@@ -100,8 +101,9 @@ def test_an_existing_repository_needs_exist_ok(hub, folder):
     check_target(REPO, replace(SETTINGS, exist_ok=True))
 
 
-def test_a_target_that_is_refused_is_refused_before_any_work(hub, folder):
+def test_a_target_that_is_refused_is_refused_before_any_work(hub, folder, make_model):
     upload(model_files(folder), REPO, SETTINGS)
+    save_model(make_model(seed=1), folder)
     with pytest.raises(FileExistsError, match="has files already"):
         publish(folder, REPO, SETTINGS)
     assert not (folder / "README.md").exists()
