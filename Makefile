@@ -43,15 +43,17 @@ env-int8: .venv-int8/installed
 # Two workers with one thread each: most of a test is not parallel.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Rooms that import no Transformers (tests/test_layers.py), and the notebook, whose every step has tests of its own.
-WITHOUT_TRANSFORMERS := $(addprefix --ignore=tests/,annotations building data test_examples.py)
+# What Transformers 4 has no part in: rooms that do not import it (tests/test_layers.py), slides and retrieval but for
+# whole runs of segment_slide.py, which load a model and ask it, and what is about processes and packages.
+NOT_ON_4 := $(addprefix --ignore=tests/,annotations building data retrieval test_benchmarks.py test_ctrl_c.py \
+	test_examples.py test_processes.py test_wheel.py test_workers.py) --ignore-glob='*/slides/test_slide_*.py'
 
 check: lint
 	OMP_NUM_THREADS=1 $(PY) $(PYTEST) -q -m "not slow"
 
 test: env env-tf4 env-int8
 	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY4) $(PY) $(PYTEST)
-	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) $(PYTEST) $(WITHOUT_TRANSFORMERS)
+	OMP_NUM_THREADS=1 SPIDER_OTHER_PYTHON=$(HERE)/$(PY) $(PY4) $(PYTEST) $(NOT_ON_4)
 	$(PY8) -m pytest tests/embeddings/test_int8.py
 
 # The machine must have nothing else to do.

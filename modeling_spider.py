@@ -15,7 +15,7 @@ from .checks_spider import describe, fits
 from .configuration_spider import SpiderConfig
 from .head_spider import attention_of, read_out
 from .outputs_spider import SpiderOutput, output_type
-from .sources_spider import make_replaceable, warn_of_other_code
+from .sources_spider import make_replaceable, refuse_weights_elsewhere, warn_of_other_code
 
 logger = logging.get_logger(__name__)
 
@@ -58,13 +58,18 @@ class SpiderForImageClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, use_safetensors: Optional[bool] = True, **kwargs: Any) -> Any:
-        """Like the base method, but pickled weights are taken only where `use_safetensors` is set to None or False."""
+        """Like the base method, but weights are taken from the model's own folder or repository alone.
+
+        Pickled weights are taken only where `use_safetensors` is set to None or False.
+        """
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        refuse_weights_elsewhere(source, {**kwargs, "use_safetensors": use_safetensors})
         loaded = super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         give_own_storage(model)
         model._is_frozen = False  # Transformers 5 makes the parameters anew
         model._follow_freezing()
-        warn_of_other_code(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        warn_of_other_code(source)
         _warn_unless_verified(model.config)
         return loaded
 

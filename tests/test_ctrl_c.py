@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,6 @@ def interrupted(*arguments):
     print("begun", flush=True)
     time.sleep(60)
 argparse.ArgumentParser.parse_args = interrupted
-sys.argv[0] = "x.py"
 {run}
 """
 SENTENCES = {
@@ -50,8 +50,7 @@ def test_every_script_says_what_is_kept(name):
     code, output, error = run_at_its_flags(name)
     assert (code, output) == (130, "")
     assert error.count("\n") == 2  # the line that was open, and the sentence
-    assert told(error).startswith(("x.py: stopped by Ctrl-C. ", f"python -m {name}: stopped by Ctrl-C. "))
-    assert SENTENCES[name] in told(error)
+    assert f": stopped by Ctrl-C. {SENTENCES[name]}" in told(error)
 
 
 def test_with_debug_the_traceback_is_shown():
@@ -67,7 +66,7 @@ def test_of_processes_that_were_launched_together_one_speaks():
 
 @pytest.fixture(scope="module")
 def tissue(tmp_path_factory):
-    settings = SyntheticSettings(train_slides=1, test_slides=3, lattice=15, patch_size=PATCH_SIZE, seed=5)
+    settings = SyntheticSettings(train_slides=3, test_slides=3, lattice=13, patch_size=PATCH_SIZE, seed=5)
     folder = tmp_path_factory.mktemp("data") / "tissue"
     write_dataset(folder, settings)
     return folder
@@ -81,7 +80,7 @@ def model_of_tissue(tissue, tmp_path, make_model, processor):
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("pause", [0, 0.5])
+@pytest.mark.parametrize("pause", [0])
 def test_evaluation_stops_while_it_fills_its_store(tissue, model_of_tissue, tmp_path, pause):
     """At once, when workers are being started, or while they read."""
     flags = {"model": model_of_tissue, "dataset": tissue, "cache_dir": tmp_path / "cache", "output_dir": tmp_path / "R"}
@@ -89,8 +88,7 @@ def test_evaluation_stops_while_it_fills_its_store(tissue, model_of_tissue, tmp_
     command = [sys.executable, "evaluate.py", "--allow_subset", *(f"--{k}={v}" for k, v in flags.items())]
     process = start(command)
     wait_until(lambda: list((tmp_path / "R").glob("embeddings/*/claims/*.lock")), process)
-    with pytest.raises(Exception, match="timed out"):
-        process.wait(pause or 1e-3)
+    time.sleep(pause)
     code, output, error = stop(process)
     assert (code, output) == (130, "")
     assert told(error) == f"evaluate.py: stopped by Ctrl-C. {SENTENCES['evaluate.py']}"
@@ -99,7 +97,7 @@ def test_evaluation_stops_while_it_fills_its_store(tissue, model_of_tissue, tmp_
 
 
 def test_a_slide_stops_and_the_same_command_goes_on_from_what_is_saved(model_folder, tmp_path):
-    slide = write_pyramid(tmp_path / "s.tif", draw_slide(900, 700, seed=4), 0.5)
+    slide = write_pyramid(tmp_path / "s.tif", draw_slide(500, 400, seed=4), 0.5)
     flags = {"model": model_folder, "slide": slide, "output_dir": tmp_path / "R", "num_workers": 2}
     flags |= {"batch_size": 1, "save_every": 0}
     command = [sys.executable, "segment_slide.py", *(f"--{name}={value}" for name, value in flags.items())]
@@ -122,6 +120,7 @@ def test_a_slide_stops_and_the_same_command_goes_on_from_what_is_saved(model_fol
 
 DRAW = """
 import sys
+import time
 from pathlib import Path
 from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
 from spider_tools.scripts import run_script

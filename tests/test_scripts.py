@@ -21,6 +21,7 @@ COMMANDS = {
     "weights": ["-m", "spider_tools.weights"],
     "publishing": ["-m", "spider_tools.publishing"],
     "demo": ["-m", "spider_tools.demo"],
+    "retrieval": ["-m", "spider_tools.retrieval"],
 }
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "matplotlib", "huggingface_hub")
 

@@ -110,11 +110,33 @@ def test_a_watched_loader_gives_what_a_plain_one_gives(num_workers, persistent):
 def test_a_killed_worker_ends_the_loop_in_words(number):
     started = time.monotonic()
     loader = WatchedLoader(_Numbers(_signal_myself(number), 9), 2, batch_size=None)
-    said = rf"(process ended by {number.name}|killed by signal: .*)\. Memory is the usual cause: .* --num_workers; 0"
-    with pytest.raises(WorkerError, match=said):
+    said = rf"(process ended by {number.name}|killed by signal: .*)\. Memory is the usual cause: .* --num_workers; 0 .*"
+    with pytest.raises(WorkerError, match=said + r" A lower --batch_size takes less"):
         with worker_failures_in_words():
             list(loader)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("where", ["loader", "loop"])
+def test_the_flag_that_a_script_has_for_its_batches_is_named(where):
+    loader = WatchedLoader(_Numbers(_signal_myself(signal.SIGKILL), 9), 2, batch_size=None, batch_flag="--mine")
+
+    def broken_loop():
+        with worker_failures_in_words("--mine"):
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(WorkerError, match="A lower --mine takes less memory too"):
+        list(loader) if where == "loader" else broken_loop()
+
+
+def test_workers_do_not_hear_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        loader = WatchedLoader(_Numbers(_signal_myself(signal.SIGINT), 9), 2, batch_size=None)
+        assert [batch[0].item() for batch in loader] == list(range(40))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_worker_that_stops_before_a_batch_ends_the_loop_in_words():

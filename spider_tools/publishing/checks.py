@@ -100,5 +100,5 @@ def check_loads(files: Mapping[str, Path]) -> None:
         last = "\n".join(done.stderr.strip().splitlines()[-12:])
         raise ValueError(
             f"The model does not load from its files alone, or does not classify a region. Nothing was uploaded. Its "
-            f"process {ending(done.returncode)}" + (f", and said:\n{last}" if last else ".")
+            f"process {ending(done.returncode)}." + (f" It said last:\n{last}" if last else "")
         )

@@ -68,7 +68,7 @@ def main(values: dict[str, Any]) -> None:
         from .suggest import suggest as find  # type: ignore[assignment]
     finding = find(settings)
     slides = len(set(finding.patches.table["slide"].to_pylist()))
-    print(f"{len(finding)} patches of {slides} slides are in {settings.output_dir}")
+    print(f"Patches found: {len(finding)}, slides: {slides}. They are in {settings.output_dir}")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ class Chooser:
         if self.missing <= 0:
             return []
         return [
-            f"{len(self.chosen)} patches were found, {self._top} were wanted: no other one is left that overlaps none "
-            "of them, is none of the examples and keeps to --per_slide and the like."
+            f"{len(self.chosen)} of {self._top} wanted patches were found: no other one is left that overlaps none of "
+            "them, is none of the examples and keeps to --per_slide and the like."
         ]
 
     def _exclude_around(self, row: int) -> None:

@@ -70,8 +70,9 @@ def build_index(paths: Sequence[str], settings: IndexSettings) -> dict[str, Any]
 def describe(facts: dict[str, Any]) -> str:
     """What index.json says, for people."""
     counts, recall = facts["counts"], facts["recall"]
+    slides = "slide" if counts["slides"] == 1 else "slides"
     kind = "exact" if facts["kind"] == "exact" else f"{facts['lists']} lists, of which a search reads {facts['probes']}"
-    lines = [f"{counts['patches']:,} patches of {counts['slides']:,} slides; {kind}; {facts['dtype']}"]
+    lines = [f"{counts['patches']:,} patches of {counts['slides']:,} {slides}; {kind}; {facts['dtype']}"]
     if recall:
         lines.append(f"Recall@{recall['at']} against exact search: {recall['share']:.3f} ({recall['queries']} patches)")
     return "\n".join([*lines, *facts["remarks"]])

@@ -64,6 +64,23 @@ def test_a_region_of_the_real_slide_gets_one_name(demo_folder, shared_folder):
     assert name in model.config.class_names
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys; sys.exit(3)", r"train\.py ended with exit code 3\."),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            r"train\.py was ended by SIGKILL\. Memory is the usual",
+        ),
+    ],
+)
+def test_a_script_that_does_not_end_well_ends_the_demo_in_words(tmp_path, monkeypatch, code, message):
+    (tmp_path / "train.py").write_text(code)
+    monkeypatch.setattr(demo, "REPOSITORY_ROOT", tmp_path)
+    with pytest.raises(ChildProcessError, match=message):
+        demo.launch("train.py", "--flag")
+
+
 def classify(*words):
     return subprocess.run(
         [sys.executable, "-m", "spider_tools.demo", *words], cwd=ROOT, capture_output=True, text=True, timeout=120

@@ -225,7 +225,7 @@ def test_the_files_of_the_repository_are_what_saving_the_default_processor_gives
 def test_a_bare_copy_of_the_repository_loads_through_all_auto_classes(tmp_path):
     bare = tmp_path / "somewhere" / "else"
     bare.mkdir(parents=True)
-    for name in [*CODE, *FILES, "config.json"]:
+    for name in [*CODE, "configuration_spider.py", *FILES, "config.json"]:
         shutil.copy(ROOT / name, bare)
     for folder in (ROOT, bare):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=True)

@@ -8,7 +8,8 @@ from tiny_spider import ROOT
 
 REMOTE_FILES = sorted(path.name for path in ROOT.glob("*_spider.py"))
 EVERY_USER_HAS = {"numpy", "PIL", "torch", "transformers"}
-# One file gives weights the mode of config.json, another reads the code beside it to tell folders apart.
+# One file gives weights the mode of config.json, another reads the code beside it to tell folders apart, and the index
+# of weights to see whether it leads out.
 EXCEPTIONS = {"modeling_spider.py": {"shutil"}, "sources_spider.py": {"open"}}
 
 

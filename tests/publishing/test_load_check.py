@@ -90,6 +90,15 @@ def test_code_that_opens_a_connection_is_refused_in_a_process_without_project_to
     assert not hub.repositories
 
 
+@pytest.mark.slow
+def test_a_process_that_the_system_kills_is_told_with_the_usual_cause(hub, folder):
+    with open(folder / "modeling_spider.py", "a") as file:
+        file.write("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with pytest.raises(ValueError, match=r"process was ended by SIGKILL\. Memory is the usual cause"):
+        publish(folder, REPO, SETTINGS)
+    assert not hub.repositories
+
+
 IMPORT_WATCHED = """
 import json, os, sys
 import numpy, PIL.Image, torch, transformers

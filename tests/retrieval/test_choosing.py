@@ -67,7 +67,7 @@ def test_fewer_than_wanted_is_said():
     chooser = Chooser(table_of(["a", "a"], [(0.0, 0.0), (5.0, 5.0)]), top=2)
     chooser.take(0)
     assert chooser.is_done
-    assert chooser.shortfall()[0].startswith("1 patches were found, 2 were wanted: no other one is left")
+    assert chooser.shortfall()[0].startswith("1 of 2 wanted patches were found: no other one is left")
     full = Chooser(table_of(["a"], [(0.0, 0.0)]), top=1)
     full.take(0)
     assert full.shortfall() == []

@@ -23,14 +23,14 @@ def test_from_results_to_an_index_a_query_and_suggestions(classified_once, tmp_p
     assert f"The index is in {tmp_path / 'I'}" in out
     words = ["--output_dir", tmp_path / "Q", "--top", 5, "--per_slide", 2, "--slides", classified_once.slides]
     run("query", "--index", tmp_path / "I", "--patch", "a:60,250", "c:200,420", "--name", "Nevus", *words)
-    assert "5 patches of 3 slides are in" in capsys.readouterr().out
+    assert "Patches found: 5, slides: 3. They are in" in capsys.readouterr().out
     names = {"a.geojson", "b.geojson", "c.geojson", "results.csv", "contact_sheet.png", "finding.json", ".lock"}
     assert {path.name for path in (tmp_path / "Q").iterdir()} == names
     asked = json.loads((tmp_path / "Q" / "finding.json").read_text())["asked"]
     assert (asked["command"], asked["patches"], asked["examples"]) == ("query", ["a:60,250", "c:200,420"], 2)
     words = ["--output_dir", tmp_path / "S", "--top", 3, "--slides", classified_once.slides]
     run("suggest", "--results", classified_once.results, "--strategy", "diverse", *words)
-    assert "3 patches of" in capsys.readouterr().out
+    assert "Patches found: 3, slides:" in capsys.readouterr().out
     assert (tmp_path / "S" / "contact_sheet.png").stat().st_size > 500
 
 

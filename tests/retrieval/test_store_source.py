@@ -1,5 +1,6 @@
 """A store of embeddings beside its data set: slide and label of every patch, by a loop over its records."""
 
+import csv
 import json
 from types import SimpleNamespace
 
@@ -7,12 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small_datasets import PATCH, some_records, write_folder
+from made_up_patches import unit
+from PIL import Image
+from small_datasets import PATCH, pixels_of, some_records, write_folder
 
 from spider_tools.data.loading import load_regions
 from spider_tools.embeddings.store_index import add_shard, prepare_store
+from spider_tools.retrieval.index_building import build_index
+from spider_tools.retrieval.query import query_index
 from spider_tools.retrieval.result_folder import ResultFolder
-from spider_tools.retrieval.settings import DatasetFlags
+from spider_tools.retrieval.settings import DatasetFlags, IndexSettings, QuerySettings
 from spider_tools.retrieval.sources import find_results, find_sources
 from spider_tools.retrieval.store_source import StoreSource
 
@@ -90,6 +95,33 @@ def test_a_damaged_store_is_refused(stored):
 def test_a_store_and_slides_of_another_backbone_are_not_mixed(stored, classified_once):
     with pytest.raises(ValueError, match=r"store and .*results/a were not embedded alike"):
         find_sources([str(stored.folder), str(classified_once.results / "a")], stored.flags)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_labelled_patches_find_others_which_a_table_and_a_sheet_show(stored, tmp_path, named):
+    pytest.importorskip("faiss")
+    words = {"dataset": stored.flags.dataset, "cache_dir": stored.flags.cache_dir}
+    build_index([str(stored.folder)], IndexSettings(index=tmp_path / "I", **words))
+    found = {"class_name": "Fat", "labels": True, "top": 5, "per_slide": 2, "output_dir": tmp_path / "O"}
+    finding = query_index(QuerySettings(index=tmp_path / "I", **found, **(words if named else {})))
+    names = finding.patches.table["patch"].to_pylist()
+    fat = {record["image_name"] for record in stored.records if record["class"] == "Fat"} & set(stored.held)
+    mean = np.mean([unit(embedding_of(name)[None])[0] for name in fat], axis=0)
+    best = sorted(set(stored.held) - fat, key=lambda name: -float(unit(embedding_of(name)[None])[0] @ mean))
+    assert names[0] == best[0]
+    slides = finding.patches.table["slide"].to_pylist()
+    assert max(map(slides.count, slides)) <= 2
+    assert finding.asked["examples"] == len(fat)
+    with (tmp_path / "O" / "results.csv").open() as file:
+        assert [row["patch"] for row in csv.DictReader(file)] == names
+    assert not list((tmp_path / "O").glob("*.geojson")), "they have no place on a slide"
+    if named:
+        sheet = np.asarray(Image.open(tmp_path / "O" / "contact_sheet.png").convert("RGB"))
+        for number, name in enumerate(names):
+            shown = sheet[8 : 8 + PATCH, 8 + 72 * number : 8 + 72 * number + PATCH]
+            np.testing.assert_array_equal(shown, pixels_of(name))
+    else:
+        assert any("name it with --dataset" in remark for remark in finding.remarks)
 
 
 def test_suggestions_take_results_alone(stored, classified_once):

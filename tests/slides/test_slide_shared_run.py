@@ -117,7 +117,8 @@ def test_a_slide_whose_process_is_killed_has_failed_and_the_run_ends(folder, oth
     assert [(r.name, r.status) for r in results] == list(zip("abcde", ["done", "failed", "done", "done", "done"]))
     assert results[0] == SlideResult("a", "done", 7, 8, 9.5)
     assert "process that had this slide ended" in results[1].message
-    assert "memory" in results[1].message
+    assert "most often for lack of memory" in results[1].message
+    assert "with a lower --num_workers and --batch_size" in results[1].message
     assert "b failed: the process" in caplog.text
     assert not folder.exists()
 

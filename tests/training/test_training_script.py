@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+import ctrl_c
 import pytest
 import torch
 from training_runs import NO_DROPOUT, PATCH_SIZE, assert_equal_weights, history_of, weights_of
@@ -104,6 +105,20 @@ def test_a_signal_to_stop_ends_a_run_on_a_checkpoint(settings, data_settings, nu
     assert f"Stopped by {number.name}; --resume_from_checkpoint latest goes on from" in error
     newest = sorted((settings.run_folder / "checkpoints").glob("step_*"))[-1]
     assert json.loads((newest / "progress.json").read_text())["global_step"] == int(newest.name[5:])
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_workers_too_and_the_run_ends_on_a_checkpoint_all_the_same(settings, data_settings):
+    """A terminal sends it to all processes: workers that ended by it would end the run before its checkpoint."""
+    settings = replace(settings, epochs=200, train_backbone="full")
+    process = ctrl_c.start(command(settings, data_settings, "--num_workers=2"))
+    checkpoints = settings.run_folder / "checkpoints"
+    ctrl_c.wait_until(lambda: list(checkpoints.glob("step_*")), process)
+    code, _, error = ctrl_c.stop(process)
+    assert code == 1
+    newest = sorted(checkpoints.glob("step_*"))[-1]
+    assert ctrl_c.told(error) == f"Stopped by SIGINT; --resume_from_checkpoint latest goes on from {newest}."
+    assert "Traceback" not in error
 
 
 @pytest.mark.slow
