@@ -1,6 +1,7 @@
 """Names from anywhere as text that neither a terminal nor a spreadsheet takes for something to do."""
 
 import unicodedata
+from typing import Any
 
 # What begins a formula in Excel, LibreOffice or Google Sheets; the last four are the wide forms of the first.
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -18,6 +19,11 @@ def spreadsheet_cell(text: str) -> str:
     """Escaped text with an apostrophe before what a spreadsheet would run as a formula, as it does itself."""
     runs = text.startswith(_BEFORE_A_FORMULA) or text.lstrip().startswith(_FORMULA_SIGNS)
     return "'" * runs + escaped(text)
+
+
+def markdown_cell(value: Any) -> str:
+    """A value as a cell of a Markdown table: in one line, with nothing that ends the cell or starts HTML."""
+    return escaped(" ".join(str(value).split())).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _is_control(char: str) -> bool:

@@ -4,6 +4,7 @@ The classes come from `spider_tools.remote_code`, as a user's `from_pretrained(.
 """
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -142,6 +143,18 @@ def fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def log(caplog):
+    """What Transformers logs, with what it says only once per process."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.warning_once.cache_clear()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 def pytest_collection_modifyitems(items):

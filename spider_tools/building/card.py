@@ -8,7 +8,7 @@ from huggingface_hub import DatasetCardData
 
 from .. import __version__
 from ..data.tables import SPLITS
-from ..plain_text import escaped
+from ..plain_text import markdown_cell
 
 _TEXT = """---
 {data}
@@ -51,7 +51,7 @@ def make_card(
     data = DatasetCardData(task_categories=["image-classification"], tags=["pathology", "histology", "spider"])
     return _TEXT.format(
         data=data.to_yaml(),
-        title=_cell(title),
+        title=markdown_cell(title),
         patch_size=settings["patch_size"],
         mpp=settings["target_mpp"],
         version=__version__,
@@ -59,7 +59,7 @@ def make_card(
         slides=_counts("Slide", "slide_id", records, splits),
         patients=f"\n## Patients\n\n{per_patient}" if per_patient else "",
         settings=_table(["Setting", "Value"], [[name, value] for name, value in settings.items()]),
-        remarks="\n## Remarks\n\n" + "".join(f"- {_cell(remark)}\n" for remark in remarks) if remarks else "",
+        remarks="\n## Remarks\n\n" + "".join(f"- {markdown_cell(remark)}\n" for remark in remarks) if remarks else "",
     )
 
 
@@ -74,9 +74,4 @@ def _counts(title: str, field: str, records: Sequence[Mapping[str, Any]], splits
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(_cell(value) for value in line) + " |\n" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    """A value that ends no cell of a table and starts no HTML."""
-    return escaped(" ".join(str(value).split())).replace("|", "\\|").replace("<", "&lt;")
+    return "".join("| " + " | ".join(markdown_cell(value) for value in line) + " |\n" for line in lines)

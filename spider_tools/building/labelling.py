@@ -48,7 +48,8 @@ class LabelledSlide:
         name: Of the slide.
         identity: What tells it from others, in the form of JSON.
         mpp: um per px of the patches, `(x, y)`.
-        positions: int64 `(n, 2)`, `(row, column)` of patches with a class on the lattice of `lattice_of`.
+        lattice: Where its patches lie.
+        positions: int64 `(n, 2)`, `(row, column)` of patches with a class on the lattice.
         classes: Their classes, `n` names.
         objects: int64 `(n,)`, the drawn object that covers most of each, -1 for the unannotated.
         coverage: float64 `(n,)`, share of the patch that its class covers.
@@ -60,6 +61,7 @@ class LabelledSlide:
     name: str
     identity: dict
     mpp: tuple[float, float]
+    lattice: Lattice
     positions: np.ndarray
     classes: list[str]
     objects: np.ndarray
@@ -100,14 +102,13 @@ def _scale_of(slide: Slide, settings: BuildSettings) -> tuple[float, float]:
     return model_scale(slide, settings.target_mpp, settings.mpp_tolerance)
 
 
-def read_case(case: Case, settings: BuildSettings) -> Drawn:
+def read_case(case: Case, slide: Slide) -> Drawn:
     """What was drawn on a slide, in all files of its annotations.
 
     Raises:
-        SlideError, ValueError: The slide or its annotations cannot be used.
+        ValueError: The annotations cannot be used.
     """
-    frame = open_slide(case.task.path, case.task.mpp or settings.mpp).frame
-    files = [read_annotations(path, frame) for path in case.annotations]
+    files = [read_annotations(path, slide.frame) for path in case.annotations]
     annotations: list[Annotation] = []
     for file in files:
         first = 1 + max((a.number for a in annotations), default=-1)
@@ -127,7 +128,7 @@ def label_slide(case: Case, settings: BuildSettings, mapping: Mapping[str, Optio
         SlideError, ValueError: The slide or its annotations cannot be used.
     """
     slide, view, lattice = open_case(case, settings)
-    found = read_case(case, settings)
+    found = read_case(case, slide)
     named = [(mapping.get(a.class_name, a.class_name), a) for a in found.annotations]
     kept = [(name, a) for name, a in named if name is not None and not is_suggestion(name)]
     polygons: dict[str, list[shapely.Polygon]] = {}
@@ -150,6 +151,7 @@ def label_slide(case: Case, settings: BuildSettings, mapping: Mapping[str, Optio
         name=case.task.name,
         identity=slide.identity,
         mpp=view.mpp,
+        lattice=lattice,
         positions=positions[labelled],
         classes=[name for name in classes if name is not None],
         objects=_objects(boxes[labelled], [name for name in classes if name is not None], kept),

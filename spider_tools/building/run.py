@@ -17,7 +17,6 @@ from ..files import file_sha256, read_json_object, replacing, require_writable, 
 from ..flags import as_json
 from ..output_folder import only_run_in
 from ..processes import process_pool
-from ..slides.lattice import Lattice
 from ..suggestions import is_suggestion
 from .card import make_card
 from .cases import Case, find_cases
@@ -100,7 +99,7 @@ def _mapping(cases: Sequence[Case], settings: BuildSettings) -> dict[str, Option
     if settings.class_mapping is None:
         return {}
     mapping = read_class_mapping(settings.class_mapping)
-    drawn = {a.class_name for case in cases for a in read_case(case, settings).annotations}
+    drawn = {a.class_name for case in cases for a in read_case(case, open_case(case, settings)[0]).annotations}
     unknown = sorted(set(mapping) - drawn)
     if unknown:
         known = sorted(name for name in drawn if not is_suggestion(name))
@@ -161,17 +160,15 @@ def _records(
     lost = {name for cut in cuts for name in cut.lost}
     records: list[dict[str, Any]] = []
     for case, slide, own, split in zip(cases, slides, rows, splits):
-        if len(own):
-            lattice = open_case(case, settings)[2]
-            found = (_record(settings, case, slide, lattice, row, lost) for row in own.tolist())
-            records += [{**record, "split": split} for record in found if record is not None]
+        found = (_record(settings, case, slide, row, lost) for row in own.tolist())
+        records += [{**record, "split": split} for record in found if record is not None]
     if not records:
         raise ValueError("No patch has a class: see --min_coverage, --max_other, --patch_size and --stride.")
     return records
 
 
 def _record(
-    settings: BuildSettings, case: Case, slide: LabelledSlide, lattice: Lattice, row: int, lost: Collection[str]
+    settings: BuildSettings, case: Case, slide: LabelledSlide, row: int, lost: Collection[str]
 ) -> Optional[dict[str, Any]]:
     """One region without its split, None if its centre is lost."""
 
@@ -181,7 +178,7 @@ def _record(
     place = (int(slide.positions[row, 0]), int(slide.positions[row, 1]))
     if name_of(place) in lost:
         return None
-    around = {key: name_of(other) for key, other in context_of(lattice, place).items()}
+    around = {key: name_of(other) for key, other in context_of(slide.lattice, place).items()}
     return {
         "slide_id": slide.name,
         **({"patient_id": case.patient} if case.patient is not None else {}),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from ..paper_results import PublishedOrgan
-from ..plain_text import escaped, spreadsheet_cell
+from ..plain_text import markdown_cell, spreadsheet_cell
 
 _TITLES = {
     "accuracy": "Accuracy",
@@ -39,7 +39,7 @@ def import_paragraph(imported: Optional[Mapping[str, Any]]) -> str:
     Args:
         imported: Of `import_record.import_facts`.
     """
-    return "" if imported is None else f"{_escaped(imported['sentence'])}\n\n"
+    return "" if imported is None else f"{markdown_cell(imported['sentence'])}\n\n"
 
 
 def per_class_tables(
@@ -121,15 +121,10 @@ def interval_text(figure: Mapping[str, Any]) -> str:
 
 
 def _join(names: Iterable[str]) -> str:
-    return ", ".join(_escaped(name) for name in names)
-
-
-def _escaped(cell: str) -> str:
-    """A cell that ends no table, starts no HTML and moves no cursor."""
-    return escaped(" ".join(cell.split())).replace("|", "\\|").replace("<", "&lt;")
+    return ", ".join(markdown_cell(name) for name in names)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose first column is left-aligned text and whose others are right-aligned figures."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "".join("| " + " | ".join(_escaped(cell) for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(markdown_cell(cell) for cell in line) + " |\n" for line in lines)

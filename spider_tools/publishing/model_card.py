@@ -14,7 +14,7 @@ from ..files import read_json_object, replacing, write_text
 from ..hub import is_hub_id
 from ..import_record import import_facts, import_record
 from ..model_folder import weights_sha256
-from ..plain_text import escaped
+from ..plain_text import markdown_cell
 from .origin import base_model, hub_datasets, license_of, name_of, starting_weights
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -96,7 +96,7 @@ def make_model_card(
         headline=headline_table(measured) if measured else None,
         has_picture=results is not None and (results / "confusion_matrix.png").is_file(),
         training=_training_rows(config, _read_environment(folder)),
-        cell=_cell,
+        cell=markdown_cell,
     )
 
 
@@ -229,11 +229,6 @@ def _training_rows(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
     if environment.get("gpu"):
         rows["GPU"] = environment["gpu"]
     return {name: str(value) for name, value in rows.items()}
-
-
-def _cell(value: Any) -> str:
-    """A value for a cell of a Markdown table, with nothing that ends the cell or starts HTML."""
-    return escaped(" ".join(str(value).split())).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _read_environment(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from spider_tools.building.cases import Case
 from spider_tools.building.choosing import choose, choose_splits, even_shares, spread
 from spider_tools.building.labelling import LabelledSlide
 from spider_tools.building.settings import BuildSettings
+from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.task import SlideTask
 
 
@@ -21,7 +22,8 @@ def slide(name, classes, objects=None, positions=None):
     count = len(classes)
     places = np.array(positions if positions is not None else [(0, i) for i in range(count)]).reshape(-1, 2)
     numbers = np.array(objects if objects is not None else [0] * count)
-    return LabelledSlide(name, {}, (0.5, 0.5), places, list(classes), numbers, np.ones(count), places * 32.0)
+    lattice = Lattice(32, 32, 5, (320, 256), (1.0, 1.0))
+    return LabelledSlide(name, {}, (0.5, 0.5), lattice, places, list(classes), numbers, np.ones(count), places * 32.0)
 
 
 def case(name, patient=None, split=None):

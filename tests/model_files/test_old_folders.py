@@ -11,7 +11,6 @@ import torch
 import transformers
 from tiny_spider import CLASS_NAMES
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, pipeline
-from transformers.utils import logging as transformers_logging
 
 OLD_PREPROCESSOR = {
     "allow_missing_context": False,
@@ -42,16 +41,6 @@ def old_folder(model_folder, tmp_path):
     config["backbone_config"] |= {"dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config | OLD_RECORDS))
     return folder
-
-
-@pytest.fixture
-def log(caplog):
-    """What Transformers logs, with what it says only once per process."""
-    transformers_logging.warning_once.cache_clear()
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def edit(folder, **changes):

@@ -183,17 +183,6 @@ def test_a_repository_without_code_proves_nothing(tmp_path):
     assert import_spider(source).record["verified"] is False
 
 
-@pytest.fixture
-def log(caplog):
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.warning_once.cache_clear()
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
 def test_an_unproven_import_is_marked_and_warns_once(tmp_path, log):
     source = write_source(tmp_path / "source", EXPRESSIBLE["mean over tokens"])
     command(source, tmp_path / "out")
