@@ -1,4 +1,4 @@
-"""Which columns of a data set of whole regions hold images, labels and slides, by their names and types."""
+"""Which columns of a data set of whole regions hold images, labels, slides and patients, by their names and types."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 
 SPLIT_COLUMN = "split"
 SLIDE_COLUMN = "slide_id"
+PATIENT_COLUMN = "patient_id"
 
 _TEXTS = ("string", "large_string")
 _BYTES = ("binary", "large_binary")
@@ -30,11 +31,13 @@ class Columns:
         image: A column of images: of `datasets`, encoded bytes, structs of `{bytes, path}`, or paths.
         label: A column of class labels, strings or integers.
         slide: A column that says which slide a region is from.
+        patient: A column that says which patient it is from.
     """
 
     image: str | None = None
     label: str | None = None
     slide: str | None = None
+    patient: str | None = None
 
 
 def image_column(features: Any, wanted: str | None) -> str:
@@ -81,9 +84,22 @@ def slide_column(features: Any, wanted: str | None) -> str | None:
     Raises:
         ValueError: There is none of the name.
     """
+    return _named("slide", features, wanted, SLIDE_COLUMN)
+
+
+def patient_column(features: Any, wanted: str | None) -> str | None:
+    """The column of patients: the one that is named, else `patient_id`, else None.
+
+    Raises:
+        ValueError: There is none of the name.
+    """
+    return _named("patient", features, wanted, PATIENT_COLUMN)
+
+
+def _named(kind: str, features: Any, wanted: str | None, usual: str) -> str | None:
     if wanted is not None and wanted not in features:
-        raise ValueError(f"There is no slide column {wanted!r}, the columns are {list(features)}.")
-    return wanted or (SLIDE_COLUMN if SLIDE_COLUMN in features else None)
+        raise ValueError(f"There is no {kind} column {wanted!r}, the columns are {list(features)}.")
+    return wanted or (usual if usual in features else None)
 
 
 def named_like(names: Iterable[str], wanted: str | None, usual: Iterable[str]) -> str | None:

@@ -32,8 +32,8 @@ class RegionData:
 
     Attributes:
         splits: `train`, `validation` and `test`, those that exist; rows in the order of the data. Columns: `slide_id`,
-            string; `label`, ClassLabel; `patches`, list of `context_size**2` strings in row-major order, null where
-            there is no patch.
+            string; `patient_id`, string, null where nobody says it; `label`, ClassLabel; `patches`, list of
+            `context_size**2` strings in row-major order, null where there is no patch.
         patches: Opens the patches that the rows name.
         name: How reports call the data set.
         fingerprint: Changes when the data change, and with the meaning of the patch names.

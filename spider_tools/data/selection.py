@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from ..patients import patients_or_slides
 from . import splits
 from .settings import DataSettings
 from .sources import Source
@@ -38,7 +39,7 @@ class Selection:
         table = table.remove_columns(["record", "class", "split"])
         # The label stays in memory, the rest in the mapped file that all settings share.
         table = table.add_column("label", labels, feature=datasets.ClassLabel(names=names))
-        table = table.select_columns(["slide_id", "label", "patches"])
+        table = table.select_columns(["slide_id", "patient_id", "label", "patches"])
         return datasets.DatasetDict({name: table.select(rows[name]) for name in SPLITS if len(rows[name])}), bad
 
     def _mapping(self) -> dict[str, str | None]:
@@ -58,7 +59,6 @@ class Selection:
         return list(given)
 
     def _rows_by_split(self, table: Any, labels: np.ndarray, names: list[str]) -> tuple[dict, list[BadRecord]]:
-        slides, slide_ids = _encode(table["slide_id"])
         split_of, split_names = _encode(table["split"])
         rows = {
             name: np.flatnonzero((labels >= 0) & (split_of == split_names.index(name)))
@@ -67,9 +67,10 @@ class Selection:
             for name in SPLITS
         }
         bad = self._refuse_untrained_classes(table, rows, labels, names)
-        self._warn_of_shared_slides(rows, slides, slide_ids)
+        _warn_of_shared(rows, table)
         if not len(rows["validation"]):
-            self._cut_validation(rows, slides, labels)
+            belongs_to = patients_or_slides(table["patient_id"].to_pylist(), table["slide_id"].to_pylist())
+            self._cut_validation(rows, np.unique(belongs_to, return_inverse=True)[1], labels)
         limit = self._settings.max_regions_per_class
         if limit is not None:
             kept = {name: splits.limit_per_class(labels[rows[name]], limit, self._settings.seed) for name in SPLITS}
@@ -95,23 +96,30 @@ class Selection:
             refuse(bad)
         return bad
 
-    def _warn_of_shared_slides(self, rows: dict, slides: np.ndarray, slide_ids: list[str]) -> None:
-        for other in ("validation", "test"):
-            shared = np.intersect1d(slides[rows["train"]], slides[rows[other]])
-            if len(shared):
-                logger.warning(
-                    "%d slides have regions in both train and %s, the first is %s: results on %s will be too good.",
-                    *(len(shared), other, slide_ids[shared[0]], other),
-                )
-
-    def _cut_validation(self, rows: dict[str, np.ndarray], slides: np.ndarray, labels: np.ndarray) -> None:
+    def _cut_validation(self, rows: dict[str, np.ndarray], patients: np.ndarray, labels: np.ndarray) -> None:
         fraction, train = self._settings.validation_fraction, rows["train"]
         if fraction == 0 or not len(train):
             return
-        chosen = splits.cut_validation(slides[train], labels[train], fraction, self._settings.seed)
+        chosen = splits.cut_validation(patients[train], labels[train], fraction, self._settings.seed)
         rows["validation"], rows["train"] = train[chosen], train[~chosen]
         if not chosen.any():
-            logger.warning("There is no validation split: every slide of train is the only one of some class.")
+            logger.warning(
+                "There is no validation split: each patient or slide of train is the only one of some class."
+            )
+
+
+def _warn_of_shared(rows: dict[str, np.ndarray], table: Any) -> None:
+    """Slides and patients on both sides of a split that the data themselves make."""
+    for column, kind in (("slide_id", "slides"), ("patient_id", "patients")):
+        numbers, names = _encode(table[column])
+        for other in ("validation", "test"):
+            shared = np.intersect1d(numbers[rows["train"]], numbers[rows[other]])
+            shared = shared[shared >= 0]
+            if len(shared):
+                logger.warning(
+                    "%d %s have regions in both train and %s, the first is %s: results on %s will be too good.",
+                    *(len(shared), kind, other, names[shared[0]], other),
+                )
 
 
 def _warn_of_alike(names: list[str]) -> None:
@@ -135,7 +143,7 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Numbers `(rows,)` into a sorted list of the values that occur."""
+    """Numbers `(rows,)` into a sorted list of the values that occur; -1 for null."""
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.unify_dictionaries().combine_chunks()
@@ -143,4 +151,5 @@ def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     names = sorted(values.tolist())
     position = {name: number for number, name in enumerate(names)}
     rank = np.array([position[value] for value in values.tolist()], dtype=np.int64)
-    return rank[encoded.indices.to_numpy(zero_copy_only=False)] if len(rank) else np.empty(0, dtype=np.int64), names
+    indices = encoded.indices.fill_null(len(rank)).to_numpy(zero_copy_only=False)
+    return np.append(rank, -1)[indices], names

@@ -31,12 +31,16 @@ class DataSettings(Settings):
     )
     max_regions_per_class: int | None = setting(None, at_least=1, help="of every split, chosen at random")
     validation_fraction: float = setting(
-        0.1, at_least=0, below=1, help="of train, cut by slide if the data have no validation split; 0 for none"
+        0.1,
+        at_least=0,
+        below=1,
+        help="of train if the data have no validation split, cut by patient, or slide where none is named; 0: none",
     )
     skip_bad_records: bool = setting(False, help="decode all images once, leave bad records out and list them")
     image_column: str | None = setting(None, help="of a data set of whole regions (default: the one that fits)")
     label_column: str | None = setting(None, help="likewise")
     slide_column: str | None = setting(None, help="likewise (default: slide_id, if there is such a column)")
+    patient_column: str | None = setting(None, help="likewise (default: patient_id, if there is such a column)")
     seed: int = setting(0, at_least=0, help="of the validation split and of --max_regions_per_class")
 
     def __post_init__(self) -> None:

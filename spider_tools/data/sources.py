@@ -14,7 +14,7 @@ from .spider_layout import build_table, place_of
 from .tables import BadRecord
 from .whole_regions import WholeRegions
 
-TABLE_VERSION = 2  # of the tables in the cache
+TABLE_VERSION = 3  # of the tables in the cache
 
 
 class Source(Protocol):
@@ -71,13 +71,14 @@ class WholeRegionFolder:
     """A folder that holds one image per region; see `opening`."""
 
     def __init__(self, folder: Path, name: str, settings: DataSettings, cache_dir: Path) -> None:
-        columns = Columns(settings.image_column, settings.label_column, settings.slide_column)
+        columns = Columns(settings.image_column, settings.label_column, settings.slide_column, settings.patient_column)
         size = (settings.context_size, settings.patch_size)
         self.name = name
         self.table_size = settings.context_size
         content = content_digest(folder, cache_dir)
-        # Names of patches mean other pixels with another grid.
-        self.fingerprint = digest(content, asdict(columns), size)
+        # Names of patches mean other pixels with another grid. Folders of before did not know of patients.
+        named = {name: column for name, column in asdict(columns).items() if name != "patient" or column is not None}
+        self.fingerprint = digest(content, named, size)
         self._regions = WholeRegions(open_dataset(folder, columns, content, cache_dir), columns, size, folder)
 
     def build_table(self, skip: bool, work: Path) -> list[BadRecord]:

@@ -83,7 +83,9 @@ def read_batches(path: Path, schema: pa.Schema, skip: bool, bad: list[BadRecord]
         centers[record["image_name"]] = number
         patches = [record["context_info"].get(key) for key in KEYS]
         patches[CENTER] = record["image_name"]
-        rows.append((number, record["slide_id"], record["class"], record["split"], patches))
+        patient = record.get("patient_id")
+        patient = None if patient in (None, "") else str(patient)
+        rows.append((number, record["slide_id"], patient, record["class"], record["split"], patches))
         if len(rows) == _BATCH:
             yield _batch(rows, schema)
             rows = []
@@ -113,6 +115,9 @@ def _problem_of(record: Any) -> tuple[str, str] | None:
             return field, f"expected a non-empty string, got {value!r}." if field in record else "the key is missing."
         if not _is_text(value):
             return field, f"expected text, got {value!r} with half a character (a surrogate)."
+    patient = record.get("patient_id")
+    if type(patient) not in (str, int, type(None)) or not _is_text(str(patient)):
+        return "patient_id", f"expected text, a whole number or null, got {patient!r}."
     if record["split"] not in SPLITS:
         return "split", f"unknown split {record['split']!r}, expected one of {', '.join(SPLITS)}."
     if "context_info" not in record:

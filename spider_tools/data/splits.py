@@ -1,4 +1,4 @@
-"""Which regions, under which class names, in which split: mapping, restriction, validation by slide, limits."""
+"""Which regions, under which class names, in which split: mapping, restriction, validation by patient, limits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from ..files import read_json_object
 
-_ORDERS = 16  # random orders of the slides, of which the best validation split is taken
+_ORDERS = 16  # random orders of the patients, of which the best validation split is taken
 
 
 def read_class_mapping(path: Path) -> dict[str, str | None]:
@@ -52,49 +52,49 @@ def new_class_names(
     return [name if name in classes else None for name in renamed]
 
 
-def cut_validation(slides: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Choose slides for validation, so that each class comes as close to the fraction as whole slides allow.
+def cut_validation(patients: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose patients for validation, so that each class comes as close to the fraction as whole patients allow.
 
-    A slide is never cut, for its neighbouring patches are alike, and no class loses all its regions to validation.
+    A patient is never cut, for the patches of one are alike, and no class loses all its regions to validation.
 
     Args:
-        slides: int `(regions,)`, number of each region's slide.
+        patients: int `(regions,)`, number of each region's patient; of its slide where nobody names a patient.
         labels: int `(regions,)`, number of each region's class.
         fraction: Of the regions of every class, in (0, 1).
-        seed: The same seed gives the same slides.
+        seed: The same seed gives the same patients.
 
     Returns:
-        bool `(regions,)`, True where a region is for validation; all False if no slide can be spared.
+        bool `(regions,)`, True where a region is for validation; all False if no patient can be spared.
     """
-    slide_ids, slides = np.unique(slides, return_inverse=True)
+    patient_ids, patients = np.unique(patients, return_inverse=True)
     class_ids, labels = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(slide_ids), len(class_ids)))
-    np.add.at(counts, (slides, labels), 1)
+    counts = np.zeros((len(patient_ids), len(class_ids)))
+    np.add.at(counts, (patients, labels), 1)
     # As shares of the classes, so that rare classes count as much as common ones.
     shares = counts / counts.sum(axis=0)
     whole = counts.sum(axis=0)
 
     rng = np.random.default_rng([seed, 0])
-    best_loss, best = np.inf, np.zeros(len(slide_ids), dtype=bool)
+    best_loss, best = np.inf, np.zeros(len(patient_ids), dtype=bool)
     for _ in range(_ORDERS):
-        chosen, loss = _choose(rng.permutation(len(slide_ids)), shares, counts, whole, fraction)
+        chosen, loss = _choose(rng.permutation(len(patient_ids)), shares, counts, whole, fraction)
         if chosen.any() and loss < best_loss:
             best_loss, best = loss, chosen
-    return best[slides]
+    return best[patients]
 
 
 def _choose(
     order: np.ndarray, shares: np.ndarray, counts: np.ndarray, whole: np.ndarray, fraction: float
 ) -> tuple[np.ndarray, float]:
-    """Go through the slides once and take each that brings the shares `(classes,)` nearer to the fraction."""
+    """Go through the patients once and take each that brings the shares `(classes,)` nearer to the fraction."""
     chosen = np.zeros(len(order), dtype=bool)
     share, count = np.zeros(len(whole)), np.zeros(len(whole))
-    loss = np.inf  # the first slide that can be spared is taken, however large
-    for slide in order:
-        new_loss = float(((share + shares[slide] - fraction) ** 2).sum())
-        if new_loss < loss and (count + counts[slide] < whole).all():
-            chosen[slide] = True
-            share, count, loss = share + shares[slide], count + counts[slide], new_loss
+    loss = np.inf  # the first patient that can be spared is taken, however large
+    for patient in order:
+        new_loss = float(((share + shares[patient] - fraction) ** 2).sum())
+        if new_loss < loss and (count + counts[patient] < whole).all():
+            chosen[patient] = True
+            share, count, loss = share + shares[patient], count + counts[patient], new_loss
     return chosen, loss
 
 

@@ -37,11 +37,12 @@ def refuse(bad: list[BadRecord]) -> None:
 
 
 def table_schema(context_size: int) -> pa.Schema:
-    """Columns of a table of regions: record number, slide_id, class, split, patches (row-major, null where none)."""
+    """Columns of a table of regions; patches are row-major, null where none is, and a patient may be null."""
     return pa.schema(
         [
             ("record", pa.int64()),
             ("slide_id", pa.string()),
+            ("patient_id", pa.string()),
             ("class", pa.string()),
             ("split", pa.string()),
             ("patches", pa.list_(pa.string(), context_size**2)),

@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 
 from .caches import map_ranges
-from .columns import Columns, image_column, is_whole_number, label_column, slide_column
+from .columns import Columns, image_column, is_whole_number, label_column, patient_column, slide_column
 from .image_files import image_problem, open_encoded
 from .patches import RegionPatches, beside, path_problem, region_problem
 from .tables import TABLE_NAME, BadRecord, refuse, table_schema, write_table
@@ -37,8 +37,9 @@ class WholeRegions:
     def __init__(self, splits: dict[str, Any], columns: Columns, size: tuple[int, int], folder: Path) -> None:
         features = next(iter(splits.values())).features
         self._slide = slide_column(features, columns.slide)
+        self._patient = patient_column(features, columns.patient)
         self._image = image_column(features, columns.image)
-        self._label = label_column(features, columns.label, (self._image, self._slide))
+        self._label = label_column(features, columns.label, (self._image, self._slide, self._patient))
         if self._slide is None:
             logger.warning(
                 "The data set has no slide column: each region counts as its own slide, and neighbouring regions of "
@@ -92,9 +93,9 @@ class WholeRegions:
                 refuse(list(problems.values()))
             bad += problems.values()
             rows = [
-                (row, slide_id, class_name, name, [f"{name}/{row:06d}/{place}" for place in places])
-                for row, slide_id, class_name in self._facts(name, split)
-                if row not in problems
+                (*facts, name, [f"{name}/{facts[0]:06d}/{place}" for place in places])
+                for facts in self._facts(name, split)
+                if facts[0] not in problems
             ]
             for start in range(0, len(rows), _BATCH):
                 columns = zip(*rows[start : start + _BATCH])
@@ -116,8 +117,8 @@ class WholeRegions:
                         problems[row] = BadRecord(place.format(row), field, f"expected a value, got {value!r}.")
         return dict(sorted(problems.items()))
 
-    def _facts(self, name: str, split: Any) -> Iterator[tuple[int, str, str | None]]:
-        """Row, slide and class of every row; the class is None where the row has none."""
+    def _facts(self, name: str, split: Any) -> Iterator[tuple[int, str, str | None, str | None]]:
+        """Row, slide, patient and class of every row; patient and class are None where the row has none."""
         feature = split.features[self._label]
         names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         labels = _values(split, self._label)
@@ -125,9 +126,11 @@ class WholeRegions:
             slides = [f"{name}_{row:06d}" for row in range(len(split))]
         else:
             slides = _values(split, self._slide)
-        for row, (label, slide) in enumerate(zip(labels, slides)):
+        patients = [None] * len(split) if self._patient is None else _values(split, self._patient)
+        for row, (label, slide, patient) in enumerate(zip(labels, slides, patients)):
             good = label is not None and label != _UNKNOWN_CLASS
-            yield row, str(slide), (names[label] if names else str(label)) if good else None
+            class_name = (names[label] if names else str(label)) if good else None
+            yield row, str(slide), None if patient in (None, "") else str(patient), class_name
 
 
 def _values(split: Any, column: str) -> list:

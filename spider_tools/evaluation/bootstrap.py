@@ -1,4 +1,4 @@
-"""95% intervals of the headline figures, by resampling slides."""
+"""95% intervals of the headline figures, by resampling patients, or slides where nobody names patients."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .metrics import (
 
 # Percentiles over few slides are too narrow to be called 95%. Simulated for a mean of normal values, they miss the true
 # one in 15% of the cases with 5 slides, in 10% with 10, in 7% with 20.
-MIN_SLIDES_FOR_INTERVAL = 10
+MIN_FOR_INTERVAL = 10
 RESAMPLES = 1000
 _RESAMPLES_AT_ONCE = 128  # bounds the memory at 128 confusion matrices
 
@@ -37,13 +37,13 @@ class Intervals:
     reason: Optional[str] = None
 
 
-def resample_counts(num_slides: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each slide is drawn when as many slides as there are are drawn with replacement.
+def resample_counts(count: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each slide or patient is drawn when as many as there are are drawn with replacement.
 
     Returns:
-        int64 `(resamples, slides)`; each row adds up to the number of slides.
+        int64 `(resamples, count)`; each row adds up to `count`.
     """
-    return np.random.default_rng(seed).multinomial(num_slides, np.full(num_slides, 1 / num_slides), size=resamples)
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
 def resampled_figures(
@@ -118,39 +118,41 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
-def bootstrap_by_slide(
+def bootstrap_intervals(
     probabilities: ArrayLike,
     labels: ArrayLike,
-    slide_ids: Sequence[str],
+    drawn_by: Sequence[str],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    kind: str = "slide",
 ) -> Intervals:
-    """95% intervals of the headline figures: percentiles over sets of slides drawn with replacement.
+    """95% intervals of the headline figures: percentiles over sets of patients or slides drawn with replacement.
 
-    Slides and not regions are drawn, because regions of one slide resemble each other. The calibration error of a
-    resample is a little above that of the whole, so its interval lies a little high.
+    These and not regions are drawn, because regions of one patient or slide resemble each other. The calibration error
+    of a resample is a little above that of the whole, so its interval lies a little high.
 
     Args:
         probabilities: Float `(regions, classes)`; see `checked_regions`.
         labels: Integer `(regions,)`.
-        slide_ids: The slide of every region.
+        drawn_by: The patient or slide of every region.
         resamples: Number of sets that are drawn.
-        seed: The same seed draws the same sets, given the same number of slides.
+        seed: The same seed draws the same sets, given the same number to draw from.
+        kind: `"patient"` or `"slide"`: what `drawn_by` names, for the reason.
 
     Returns:
-        The intervals, or the reason why there are none: fewer than `MIN_SLIDES_FOR_INTERVAL` slides.
+        The intervals, or the reason why there are none: fewer than `MIN_FOR_INTERVAL` patients or slides.
 
     Raises:
         ValueError: The arrays do not fit, there is no region, all are of one class, or `resamples` is below 1.
     """
     probabilities, labels = checked_regions(probabilities, labels)
     check_comparable(labels)
-    check_slides(slide_ids, len(labels))
+    check_slides(drawn_by, len(labels))
     if resamples < 1:
         raise ValueError(f"`resamples` must be at least 1, got {resamples}.")
-    names, slides = np.unique(np.asarray(slide_ids, dtype=str), return_inverse=True)
-    if len(names) < MIN_SLIDES_FOR_INTERVAL:
-        return Intervals(None, no_interval_reason(len(names)))
+    names, slides = np.unique(np.asarray(drawn_by, dtype=str), return_inverse=True)
+    if len(names) < MIN_FOR_INTERVAL:
+        return Intervals(None, no_interval_reason(len(names), kind))
     samples = resampled_figures(probabilities, labels, slides, resample_counts(len(names), resamples, seed))
     return Intervals({name: percentile_interval(values) for name, values in samples.items()})
 
@@ -161,9 +163,9 @@ def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def no_interval_reason(num_slides: int) -> str:
-    """Why so few slides give no interval."""
+def no_interval_reason(count: int, kind: str = "slide") -> str:
+    """Why so few patients or slides give no interval."""
     return (
-        f"No 95% interval can be given: the regions come from {num_slides} slide{'s' if num_slides != 1 else ''}, "
-        f"and resampling slides needs at least {MIN_SLIDES_FOR_INTERVAL}."
+        f"No 95% interval can be given: the regions come from {count} {kind}{'s' if count != 1 else ''}, "
+        f"and resampling {kind}s needs at least {MIN_FOR_INTERVAL}."
     )

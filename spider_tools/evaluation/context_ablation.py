@@ -18,8 +18,8 @@ def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportCon
     Returns:
         `context_sizes`: by context size, from the largest on, `metrics` as in results.json and, from the second size
         on, `change`: accuracy and macro F1 minus those of the largest size. The intervals of a change come from the
-        same sets of slides on both sides. `published`: accuracy by context size, if the compared organ has it.
-        `import`: as in results.json.
+        same sets of patients or slides on both sides. `published`: accuracy by context size, if the compared organ has
+        it. `import`: as in results.json.
 
     Raises:
         ValueError: There are no predictions, a size is no positive odd number, or the regions differ.
@@ -30,7 +30,7 @@ def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportCon
     largest = by_size[sizes[0]]
     for size in sizes[1:]:
         other = by_size[size]
-        same_regions = np.array_equal(other.labels, largest.labels) and list(other.slide_ids) == list(largest.slide_ids)
+        same_regions = np.array_equal(other.labels, largest.labels) and list(other.drawn_by) == list(largest.drawn_by)
         if not same_regions or list(other.class_names) != list(largest.class_names):
             raise ValueError(f"The predictions for context sizes {size} and {sizes[0]} are not for the same regions.")
     rows: dict[str, Any] = {str(s): {"metrics": figures_with_intervals(by_size[s], context)} for s in sizes}
@@ -47,12 +47,12 @@ def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportCon
 def _changes(before: Predictions, after: Predictions, context: ReportContext) -> dict[str, dict[str, Any]]:
     names = ("accuracy", "macro_f1")
     values = [metrics.headline_figures(p.probabilities, p.labels) for p in (before, after)]
-    slide_names, slides = np.unique(np.asarray(before.slide_ids, dtype=str), return_inverse=True)
-    if len(slide_names) < bootstrap.MIN_SLIDES_FOR_INTERVAL:
-        intervals = bootstrap.Intervals(None, bootstrap.no_interval_reason(len(slide_names)))
+    names_drawn, drawn = np.unique(np.asarray(before.drawn_by, dtype=str), return_inverse=True)
+    if len(names_drawn) < bootstrap.MIN_FOR_INTERVAL:
+        intervals = bootstrap.Intervals(None, bootstrap.no_interval_reason(len(names_drawn), before.drawn_kind))
     else:
-        counts = bootstrap.resample_counts(len(slide_names), context.resamples, context.seed)
-        old, new = (bootstrap.resampled_figures(p.probabilities, p.labels, slides, counts) for p in (before, after))
+        counts = bootstrap.resample_counts(len(names_drawn), context.resamples, context.seed)
+        old, new = (bootstrap.resampled_figures(p.probabilities, p.labels, drawn, counts) for p in (before, after))
         intervals = bootstrap.Intervals({name: bootstrap.percentile_interval(new[name] - old[name]) for name in names})
     return {name: with_interval(values[1][name] - values[0][name], name, intervals) for name in names}
 
@@ -72,7 +72,7 @@ def context_ablation_table(ablation: Mapping[str, Any]) -> str:
     header = ["Context (patches)", "Accuracy", "95% interval", "Change", "F1 (macro)", "95% interval", "Change"]
     text = (
         "# Figures by context size\n\nOne model, with the patches outside the context masked. "
-        "Changes are from the largest context, with a 95% interval from the same slides on both sides. "
+        "Changes are from the largest context, with a 95% interval from the same patients or slides on both sides. "
         "The published models were trained anew for each size.\n\n"
         + import_paragraph(ablation["import"])
         + markdown_table([*header, "Published accuracy"], rows)

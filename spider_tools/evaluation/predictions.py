@@ -7,6 +7,7 @@ from typing import Optional
 import numpy as np
 import pyarrow as pa
 
+from ..patients import patients_or_slides
 from ..probabilities import class_column, probability_columns
 from . import metrics
 
@@ -21,6 +22,7 @@ class Predictions:
         slide_ids: The slide of every region.
         class_names: In the order of the probabilities.
         region_ids: Name of the central patch of every region, or `None`.
+        patient_ids: The patient of every region, `None` where nobody names one, or `None` for all.
 
     Raises:
         ValueError: Lengths, shapes or ranges do not fit, there is no region, or all regions are of one class.
@@ -31,6 +33,7 @@ class Predictions:
     slide_ids: Sequence[str]
     class_names: Sequence[str]
     region_ids: Optional[Sequence[str]] = None
+    patient_ids: Optional[Sequence[Optional[str]]] = None
 
     def __post_init__(self) -> None:
         """Bring arrays to exact dtypes, and refuse what does not fit together."""
@@ -41,7 +44,7 @@ class Predictions:
         if len(self.class_names) != classes or len(set(self.class_names)) != classes:
             raise ValueError(f"Expected {classes} different class names, got {list(self.class_names)}.")
         metrics.check_comparable(self.labels, self.class_names)
-        for field in ("slide_ids", "region_ids"):
+        for field in ("slide_ids", "region_ids", "patient_ids"):
             values = getattr(self, field)
             if values is not None and len(values) != regions:
                 raise ValueError(f"Expected one of `{field}` per region, got {len(values)} for {regions} regions.")
@@ -57,18 +60,41 @@ class Predictions:
         """Number of different slides."""
         return len(set(self.slide_ids))
 
+    @property
+    def num_patients(self) -> Optional[int]:
+        """Number of different patients; None unless one is named for every region."""
+        if self.patient_ids is None or None in self.patient_ids:
+            return None
+        return len(set(self.patient_ids))
+
+    @property
+    def drawn_by(self) -> Sequence[str]:
+        """What intervals draw as a whole: the patient of every region, or its slide where nobody names one."""
+        if self.patient_ids is None:
+            return self.slide_ids
+        return patients_or_slides(self.patient_ids, self.slide_ids)
+
+    @property
+    def drawn_kind(self) -> str:
+        """How texts call what `drawn_by` names."""
+        return "slide" if self.num_patients is None else "patient"
+
 
 def predictions_table(predictions: Predictions) -> pa.Table:
     """One row per region.
 
     Returns:
-        `slide_id`, `patch` (name of the central patch, or null), `true_class`, `predicted_class`, one float column
-        `probability: <class>` for every class, and `entropy` of the probabilities in nat, 0 to ln(classes).
+        `slide_id`, `patient_id` (or null), `patch` (name of the central patch, or null), `true_class`,
+        `predicted_class`, one float column `probability: <class>` for every class, and `entropy` of the probabilities
+        in nat, 0 to ln(classes).
     """
     names = predictions.class_names
-    patches = [None] * len(predictions.labels) if predictions.region_ids is None else list(predictions.region_ids)
+    nothing = [None] * len(predictions.labels)
+    patches = nothing if predictions.region_ids is None else list(predictions.region_ids)
+    patients = nothing if predictions.patient_ids is None else list(predictions.patient_ids)
     columns = {
         "slide_id": pa.array([str(slide) for slide in predictions.slide_ids], pa.string()),
+        "patient_id": pa.array(patients, pa.string()),
         "patch": pa.array(patches, pa.string()),
         "true_class": class_column(predictions.labels, names),
         "predicted_class": class_column(predictions.predicted, names),

@@ -20,7 +20,7 @@ class ReportContext:
         imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
         compare: An organ of `paper_results.organ_names()` to compare with.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
-        resamples: Number of sets of slides that the intervals come from.
+        resamples: Number of sets of patients, or of slides, that the intervals come from.
         seed: Chooses these sets.
     """
 
@@ -41,7 +41,8 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
     Returns:
         `metrics`: `value` and `ci95` by figure, and a `reason` where `ci95` is `None`; `per_class`: `recall`,
         `precision`, `f1` and `support` by class name; `dataset`, `split`, `model`, its `weights_sha256` and its
-        `import`, None for a model that was not imported; the numbers of `regions` and `slides`.
+        `import`, None for a model that was not imported; the numbers of `regions`, `slides` and `patients`, None unless
+        one is named for every region.
     """
     table = metrics.per_class_table(predictions.labels, predictions.predicted, predictions.class_names)
     return {
@@ -57,14 +58,20 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
         "import": context.imported,
         "regions": len(predictions.labels),
         "slides": predictions.num_slides,
+        "patients": predictions.num_patients,
     }
 
 
 def figures_with_intervals(predictions: Predictions, context: ReportContext) -> dict[str, dict[str, Any]]:
     """`value` and `ci95` of every headline figure, and a `reason` where `ci95` is `None`."""
     figures = metrics.headline_figures(predictions.probabilities, predictions.labels)
-    intervals = bootstrap.bootstrap_by_slide(
-        predictions.probabilities, predictions.labels, predictions.slide_ids, context.resamples, context.seed
+    intervals = bootstrap.bootstrap_intervals(
+        predictions.probabilities,
+        predictions.labels,
+        predictions.drawn_by,
+        context.resamples,
+        context.seed,
+        predictions.drawn_kind,
     )
     return {name: with_interval(value, name, intervals) for name, value in figures.items()}
 

@@ -166,6 +166,7 @@ def _predictions(split: Dataset, labels: np.ndarray, probabilities: np.ndarray, 
         probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
         labels=np.searchsorted(kept, labels),
         slide_ids=list(split["slide_id"]),
+        patient_ids=list(split["patient_id"]),
         class_names=list(shared.values()),
         region_ids=[patches[center] for patches in split["patches"]],
     )

@@ -28,7 +28,7 @@ class EvaluationSettings(EmbeddingFlags):
         False, help="evaluate among the classes that model and data share, if their lists differ"
     )
     batch_size: int = setting(256, at_least=1, help="regions at once through the head, in each process")
-    resamples: int = setting(1000, at_least=1, help="sets of slides that the 95% intervals come from")
+    resamples: int = setting(1000, at_least=1, help="sets of patients, or slides, that the 95% intervals come from")
     seed: int = setting(0, at_least=0, help="chooses these sets")
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def comparison_page(results: Mapping[str, Any], organ: PublishedOrgan) -> str:
         f"# {organ.name.capitalize()}: published and measured\n\n"
         f"Published: `{organ.model}` on the test split of `{organ.dataset}`, {size}. "
         f"Measured: `{results['model']}` on the split `{results['split']}` of `{results['dataset']}`, "
-        f"{results['regions']:,} regions of {results['slides']:,} slides. "
+        f"{results['regions']:,} regions of {results['slides']:,} slides{_of_patients(results)}. "
         "The two can be compared only where the regions and the classes are the same.\n\n"
         + import_paragraph(imported)
         + markdown_table(["Figure", "Published", _measured(imported), "95% interval", "Difference"], rows)
@@ -82,6 +82,10 @@ def comparison_page(results: Mapping[str, Any], organ: PublishedOrgan) -> str:
         "their mean equals it. It therefore stands beside both.\n"
     )
     return text + reasons_text(figures.values()) + _class_comparison(results["per_class"], organ)
+
+
+def _of_patients(results: Mapping[str, Any]) -> str:
+    return f" of {results['patients']:,} patients" if results.get("patients") else ""
 
 
 def _measured(imported: Optional[Mapping[str, Any]]) -> str:

@@ -43,6 +43,7 @@ def test_rows_hold_slide_label_and_patch_names_in_row_major_order(load):
     assert data.splits["train"].features == datasets.Features(
         {
             "slide_id": datasets.Value("string"),
+            "patient_id": datasets.Value("string"),
             "label": datasets.ClassLabel(names=["Fat", "Nerves", "Vessels"]),
             "patches": datasets.List(datasets.Value("string"), length=25),
         }
@@ -53,6 +54,7 @@ def test_rows_hold_slide_label_and_patch_names_in_row_major_order(load):
         names = {**wanted["context_info"], "2_2": wanted["image_name"]}
         assert row == {
             "slide_id": wanted["slide_id"],
+            "patient_id": None,
             "label": ["Fat", "Nerves", "Vessels"].index(wanted["class"]),
             "patches": [names.get(key) for key in KEYS],
         }
@@ -202,6 +204,27 @@ def test_slides_in_train_and_test_are_warned_of(folder, load, caplog):
     rewrite(folder, records)
     load()
     assert "1 slides have regions in both train and test, the first is s3" in caplog.text
+
+
+def with_patients(patient_of):
+    return [{**r, "patient_id": patient_of(r["slide_id"])} for r in some_records()]
+
+
+def test_patients_in_train_and_test_are_warned_of(folder, load, caplog):
+    rewrite(folder, with_patients({"s3": "Ada", "t1": "Ada"}.get))
+    assert set(load().splits["test"]["patient_id"]) == {"Ada", None}
+    assert "1 patients have regions in both train and test, the first is Ada" in caplog.text
+    assert "slides have regions" not in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_validation_is_cut_by_patient(folder, load, seed):
+    rewrite(folder, with_patients(lambda slide: int(slide[1:]) // 2 if slide[0] == "s" else 9))
+    data = load(validation_fraction=0.3, seed=seed)
+    train, validation = (set(data.splits[name]["patient_id"]) for name in ("train", "validation"))
+    assert validation
+    assert not train & validation
+    assert all(text.isdecimal() for text in train | validation)
 
 
 def test_bad_records_are_left_out_counted_and_listed_in_a_file(folder, load, caplog):

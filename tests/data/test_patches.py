@@ -19,7 +19,7 @@ def source(tmp_path):
     for name in ("a.png", "b.png", "c.png", "unused.png"):
         Image.fromarray(pixels_of(name)).save(tmp_path / "images" / name)
     grids = [["a.png", "b.png", *[None] * 7], [*[None] * 4, "c.png", "b.png", *[None] * 2, "gone.png"]]
-    columns = [pa.array([5, 9]), pa.array(["s", "s"]), pa.array(["Fat", "Fat"]), pa.array(["test", "test"])]
+    columns = [pa.array([5, 9]), *(pa.array([text] * 2, pa.string()) for text in ("s", None, "Fat", "test"))]
     schema = table_schema(3)
     batch = pa.record_batch([*columns, pa.array(grids, schema.field("patches").type)], schema=schema)
     write_table(tmp_path / "table.arrow", schema, [batch.slice(0, 1), batch.slice(1)])

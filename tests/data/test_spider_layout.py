@@ -76,6 +76,9 @@ def repeated(records):
         (context("1_3", "\ud83d.png"), "context_info.1_3", "expected text"),
         (context("\ud800", "a.png"), "context_info.\\ud800", "unknown key"),
         (context("1\x1b[31m", "a.png"), "context_info.1\\x1b[31m", "unknown key"),
+        (changed("patient_id", ["p"]), "patient_id", "expected text, a whole number or null, got ['p']"),
+        (changed("patient_id", True), "patient_id", "expected text, a whole number or null, got True"),
+        (changed("patient_id", "\ud800"), "patient_id", "expected text"),
         (repeated, "image_name", "is the centre of record 1 already"),
     ],
 )

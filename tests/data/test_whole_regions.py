@@ -56,6 +56,21 @@ def test_a_split_by_slide_column_keeps_slides_together(tmp_path, load):
     assert not slides["validation"] & slides["train"]
 
 
+@pytest.mark.parametrize("column", ["patient_id", "case"])
+def test_a_split_by_patient_column_keeps_patients_together(tmp_path, load, column):
+    folder = tmp_path / "saved"
+    patients = ["p", "p", "q", "q", "p", "p", None, ""]
+    train = dataset_of("train", list("aabbccdd")).add_column(column, patients)
+    datasets.DatasetDict({"train": train}).save_to_disk(str(folder))
+    options = {} if column == "patient_id" else {"patient_column": column}
+    splits = load(folder, validation_fraction=0.3, **options).splits
+    found = {row["slide_id"]: row["patient_id"] for split in splits.values() for row in split}
+    assert found == {"a": "p", "b": "q", "c": "p", "d": None}
+    assert len({name for name, split in splits.items() if "p" in split["patient_id"]}) == 1
+    with pytest.raises(ValueError, match="There is no patient column 'who'"):
+        load(folder, patient_column="who")
+
+
 def test_a_region_is_decoded_once_for_its_patches_and_workers_start_empty(tmp_path, load, monkeypatch):
     from spider_tools.data import patches
 

@@ -38,7 +38,7 @@ def test_intervals_are_percentiles_of_the_resamples():
     for row in counts:
         weights = row[slides]
         accuracies.append((weights * (probabilities.argmax(axis=1) == labels)).sum() / weights.sum())
-    intervals = bootstrap.bootstrap_by_slide(probabilities, labels, slide_ids, resamples=200, seed=9)
+    intervals = bootstrap.bootstrap_intervals(probabilities, labels, slide_ids, resamples=200, seed=9)
     # Of 200 sorted values, 2.5% lie at position 4.975 and 97.5% at position 194.025.
     accuracies.sort()
     low = accuracies[4] + 0.975 * (accuracies[5] - accuracies[4])
@@ -49,8 +49,8 @@ def test_intervals_are_percentiles_of_the_resamples():
 
 def test_more_regions_of_the_same_slides_do_not_make_an_interval_narrower():
     probabilities, labels, slide_ids = random_regions(4)
-    once = bootstrap.bootstrap_by_slide(probabilities, labels, slide_ids, resamples=100)
-    often = bootstrap.bootstrap_by_slide(
+    once = bootstrap.bootstrap_intervals(probabilities, labels, slide_ids, resamples=100)
+    often = bootstrap.bootstrap_intervals(
         probabilities.repeat(9, axis=0), labels.repeat(9), np.repeat(slide_ids, 9), resamples=100
     )
     for name, interval in once.ci95.items():
@@ -60,11 +60,11 @@ def test_more_regions_of_the_same_slides_do_not_make_an_interval_narrower():
 def test_intervals_follow_the_seed_and_not_the_order_of_the_regions():
     probabilities, labels, slide_ids = random_regions(5)
     order = np.random.default_rng(0).permutation(len(labels))
-    first = bootstrap.bootstrap_by_slide(probabilities, labels, slide_ids, 100, seed=1)
-    shuffled = bootstrap.bootstrap_by_slide(
+    first = bootstrap.bootstrap_intervals(probabilities, labels, slide_ids, 100, seed=1)
+    shuffled = bootstrap.bootstrap_intervals(
         probabilities[order], labels[order], [slide_ids[i] for i in order], 100, seed=1
     )
-    other = bootstrap.bootstrap_by_slide(probabilities, labels, slide_ids, 100, seed=2)
+    other = bootstrap.bootstrap_intervals(probabilities, labels, slide_ids, 100, seed=2)
     assert shuffled.ci95["macro_f1"] == pytest.approx(first.ci95["macro_f1"])
     assert other.ci95["macro_f1"] != pytest.approx(first.ci95["macro_f1"])
 
@@ -72,7 +72,7 @@ def test_intervals_follow_the_seed_and_not_the_order_of_the_regions():
 @pytest.mark.parametrize(("slides", "words"), [(1, "1 slide,"), (9, "9 slides,")])
 def test_few_slides_give_a_reason_and_no_interval(slides, words):
     labels = np.arange(90) % 3
-    intervals = bootstrap.bootstrap_by_slide(one_hot(labels, 3), labels, [f"s{i % slides}" for i in range(90)])
+    intervals = bootstrap.bootstrap_intervals(one_hot(labels, 3), labels, [f"s{i % slides}" for i in range(90)])
     assert intervals.ci95 is None
     assert words in intervals.reason
     assert "at least 10" in intervals.reason
@@ -80,7 +80,7 @@ def test_few_slides_give_a_reason_and_no_interval(slides, words):
 
 def test_ten_slides_give_an_interval():
     labels = np.arange(90) % 3
-    intervals = bootstrap.bootstrap_by_slide(one_hot(labels, 3), labels, [f"s{i % 10}" for i in range(90)])
+    intervals = bootstrap.bootstrap_intervals(one_hot(labels, 3), labels, [f"s{i % 10}" for i in range(90)])
     assert intervals.ci95["accuracy"] == (1.0, 1.0)
 
 
@@ -91,4 +91,4 @@ def test_ten_slides_give_an_interval():
 def test_a_bootstrap_that_cannot_be_is_refused(slide_ids, resamples, message):
     labels = np.array([0, 1, 1, 0])
     with pytest.raises(ValueError, match=message):
-        bootstrap.bootstrap_by_slide(one_hot(labels, 2), labels, slide_ids, resamples)
+        bootstrap.bootstrap_intervals(one_hot(labels, 2), labels, slide_ids, resamples)

@@ -29,7 +29,7 @@ def by_headline(probabilities, labels):
 
 
 def by_bootstrap(probabilities, labels):
-    return bootstrap.bootstrap_by_slide(probabilities, labels, slides_of(labels), resamples=20)
+    return bootstrap.bootstrap_intervals(probabilities, labels, slides_of(labels), resamples=20)
 
 
 def by_metric(probabilities, labels):
@@ -56,7 +56,7 @@ DOORS = [by_headline, by_bootstrap, by_metric, by_predictions]
 def test_the_dtype_of_labels_changes_no_figure_and_no_interval(regions, dtype):
     probabilities, labels, slides = regions
     as_they_are, small = ((probabilities, given, slides, 50) for given in (labels, labels.astype(dtype)))
-    assert bootstrap.bootstrap_by_slide(*small) == bootstrap.bootstrap_by_slide(*as_they_are)
+    assert bootstrap.bootstrap_intervals(*small) == bootstrap.bootstrap_intervals(*as_they_are)
     for door in (*DOORS, by_single_regions):
         assert door(probabilities, labels.astype(dtype)) == door(probabilities, labels)
     assert by_headline(probabilities, labels.astype(dtype)) == pytest.approx(loop_figures(probabilities, labels))
@@ -172,7 +172,7 @@ def test_lists_and_tensors_that_are_no_arrays_are_refused_in_words(door, probabi
 def test_a_missing_slide_is_refused_and_not_taken_for_one(slide_ids, message):
     probabilities, labels = np.array(HALF), np.array([0, 1, 0])
     with pytest.raises(ValueError, match=message):
-        bootstrap.bootstrap_by_slide(probabilities, labels, slide_ids)
+        bootstrap.bootstrap_intervals(probabilities, labels, slide_ids)
     with pytest.raises(ValueError, match=message):
         Predictions(probabilities, labels, slide_ids, ["A", "B"])
 
@@ -180,8 +180,8 @@ def test_a_missing_slide_is_refused_and_not_taken_for_one(slide_ids, message):
 @pytest.mark.parametrize("kind", [list, np.array, pa.array, tuple])
 def test_slides_may_be_any_sequence(regions, kind):
     probabilities, labels, slides = regions
-    expected = bootstrap.bootstrap_by_slide(probabilities, labels, slides, resamples=10)
-    assert bootstrap.bootstrap_by_slide(probabilities, labels, kind(slides), resamples=10) == expected
+    expected = bootstrap.bootstrap_intervals(probabilities, labels, slides, resamples=10)
+    assert bootstrap.bootstrap_intervals(probabilities, labels, kind(slides), resamples=10) == expected
 
 
 def test_regions_added_one_by_one_and_in_batches_make_one_whole():

@@ -7,7 +7,7 @@ import pytest
 from made_up_predictions import CONTEXT, NAMES, make_predictions
 from sklearn.metrics import accuracy_score, classification_report, f1_score
 
-from spider_tools.evaluation.bootstrap import bootstrap_by_slide
+from spider_tools.evaluation.bootstrap import bootstrap_intervals
 from spider_tools.evaluation.metrics import HEADLINE_FIGURES
 from spider_tools.evaluation.report import write_report
 from spider_tools.evaluation.results import make_results
@@ -28,7 +28,7 @@ def report(predictions, tmp_path_factory):
 
 def test_results_have_the_promised_shape(report, predictions):
     results = json.loads((report / "results.json").read_text(encoding="utf-8"))
-    about = ["dataset", "split", "model", "weights_sha256", "import", "regions", "slides"]
+    about = ["dataset", "split", "model", "weights_sha256", "import", "regions", "slides", "patients"]
     assert list(results) == ["metrics", "per_class", *about]
     assert list(results["metrics"])[:4] == ["accuracy", "macro_precision", "macro_recall", "macro_f1"]
     assert tuple(results["metrics"]) == HEADLINE_FIGURES
@@ -61,7 +61,7 @@ def test_results_are_those_of_scikit_learn(report, predictions):
 
 def test_intervals_in_the_results_are_those_of_the_bootstrap(predictions):
     context = replace(CONTEXT, resamples=70, seed=3)
-    expected = bootstrap_by_slide(
+    expected = bootstrap_intervals(
         predictions.probabilities, predictions.labels, predictions.slide_ids, resamples=70, seed=3
     )
     for name, figure in make_results(predictions, context)["metrics"].items():
