@@ -35,13 +35,13 @@ def main(values: dict[str, Any]) -> None:
     from spider_tools.building.upload import check_dataset_target, push_dataset
 
     if settings.push_to_hub is not None:
-        check_dataset_target(settings.push_to_hub)
+        check_dataset_target(settings)
     built = build_dataset(values["slides"], settings)
     for name, counts in sorted(built["regions"].items()):
         print(f"{name}: " + ", ".join(f"{count:,} in {split}" for split, count in sorted(counts.items())))
     print(f"{built['patches']:,} patches in {settings.output_dir}")
     if settings.push_to_hub is not None:
-        print(f"uploaded to {push_dataset(settings.output_dir, settings.push_to_hub, settings.hub_public)}")
+        print(f"uploaded to {push_dataset(settings)}")
 
 
 if __name__ == "__main__":

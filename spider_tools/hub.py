@@ -116,7 +116,7 @@ def _upload_problem(error: Any, repo_id: str) -> Exception:
         return ValueError(f"The Hub refuses this upload to {repo_id}: {error}")
     return ConnectionError(
         f"The connection to the Hub broke off; readers of {repo_id} see nothing half-done. Run the same command again: "
-        f"weights that have arrived are not sent again. ({type(error).__name__}: {error})"
+        f"what has arrived is not sent again. ({type(error).__name__}: {error})"
     )
 
 

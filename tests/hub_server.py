@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from hub_contents import Account, Commit, Hub, Repository, StoredFile, card_problems
 
-LFS_SUFFIXES = (".safetensors", ".bin")
+LARGE_FILE = re.compile(r".*(\.safetensors|\.bin|\.tar\.\d+)")
 
 
 class RefusalError(Exception):
@@ -44,19 +44,20 @@ def serve(hub: Hub) -> Iterator[str]:
         thread.join()
 
 
-_MODEL = r"/api/models/(?P<repo_id>[^/]+/[^/]+)"
-_FILE = r"/(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
+_ID = r"(?P<repo_id>[^/]+/[^/]+)"
+_REPO = r"/api/(?P<kind>models|datasets)/" + _ID
+_FILE = r"/((?P<kind>datasets)/)?" + _ID + r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
 _ROUTES = (
     ("GET", r"/api/whoami-v2", "who_am_i"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", r"/api/validate-yaml", "validate_card"),
-    ("GET", _MODEL, "info"),
-    ("GET", _MODEL + r"/revision/(?P<revision>[^/]+)", "info"),
-    ("GET", _MODEL + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", "tree"),
-    ("POST", _MODEL + r"/branch/(?P<branch>[^/]+)", "create_branch"),
-    ("POST", _MODEL + r"/preupload/(?P<revision>[^/]+)", "upload_modes"),
-    ("POST", _MODEL + r"/commit/(?P<branch>[^/]+)", "commit"),
-    ("POST", r"/(?P<repo_id>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+    ("GET", _REPO, "info"),
+    ("GET", _REPO + r"/revision/(?P<revision>[^/]+)", "info"),
+    ("GET", _REPO + r"/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?", "tree"),
+    ("POST", _REPO + r"/branch/(?P<branch>[^/]+)", "create_branch"),
+    ("POST", _REPO + r"/preupload/(?P<revision>[^/]+)", "upload_modes"),
+    ("POST", _REPO + r"/commit/(?P<branch>[^/]+)", "commit"),
+    ("POST", r"/((?P<kind>datasets)/)?" + _ID + r"\.git/info/lfs/objects/batch", "lfs_batch"),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "put_object"),
     ("GET", _FILE, "resolve"),
     ("HEAD", _FILE, "resolve"),
@@ -100,7 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         for method, pattern, name in _ROUTES:
             match = re.fullmatch(pattern, path)
             if match and method == self.command:
-                getattr(self, name)(**{k: v and unquote(v) for k, v in match.groupdict().items()})
+                values = {k: v and unquote(v) for k, v in match.groupdict().items()}
+                if values.pop("kind", None) == "datasets":
+                    values["repo_id"] = f"datasets/{values['repo_id']}"  # no model of the name
+                getattr(self, name)(**values)
                 return
         raise RefusalError(404, f"No such call: {self.command} {path}")
 
@@ -133,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         hidden = repository is None or repository.private
         if hidden and account is None:
             raise RefusalError(401, "Invalid username or password.", "RepoNotFound")
-        if repository is None or (hidden and repo_id.split("/")[0] not in account.namespaces):
+        if repository is None or (hidden and repo_id.split("/")[-2] not in account.namespaces):
             raise RefusalError(404, "Repository not found", "RepoNotFound")
         return repository
 
@@ -167,6 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
         namespace = wanted.get("organization") or (account and account.name)
         self.require_write(namespace)
         repo_id = f"{namespace}/{wanted['name']}"
+        if wanted.get("type") == "dataset":
+            repo_id = f"datasets/{repo_id}"
         if repo_id in self.hub.repositories:
             raise RefusalError(409, "You already created this model repo", url=f"{self.endpoint}/{repo_id}")
         private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
@@ -183,8 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self.commit_at(repo_id, revision or "main")
         self.answer(
             {
-                "id": repo_id,
-                "modelId": repo_id,
+                "id": repo_id.removeprefix("datasets/"),
                 "sha": commit.sha,
                 "private": self.hub.repositories[repo_id].private,
                 "siblings": [{"rfilename": name} for name in commit.files],
@@ -205,24 +210,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create_branch(self, repo_id: str, branch: str) -> None:
         repository = self.repository(repo_id)
-        self.require_write(repo_id.split("/")[0])
+        self.require_write(repo_id.split("/")[-2])
         if branch in repository.branches:
             raise RefusalError(409, f"Reference already exists: {branch}")
         repository.branches[branch] = repository.branches["main"]
         self.answer({})
 
     def upload_modes(self, repo_id: str, revision: str) -> None:
-        self.require_write(repo_id.split("/")[0])
+        self.require_write(repo_id.split("/")[-2])
         present = self.commit_at(repo_id, revision).files
         files = []
         for file in json.loads(self.body)["files"]:
-            mode = "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"
+            mode = "lfs" if LARGE_FILE.fullmatch(file["path"]) else "regular"
             oid = present[file["path"]].etag if file["path"] in present else None
             files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self.answer({"files": files})
 
     def lfs_batch(self, repo_id: str) -> None:
-        self.require_write(repo_id.split("/")[0])
+        self.require_write(repo_id.split("/")[-2])
         objects = []
         for wanted in json.loads(self.body)["objects"]:
             entry = {"oid": wanted["oid"], "size": wanted["size"]}
@@ -239,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def commit(self, repo_id: str, branch: str) -> None:
         repository = self.repository(repo_id)
-        self.require_write(repo_id.split("/")[0])
+        self.require_write(repo_id.split("/")[-2])
         if branch not in repository.branches:
             raise RefusalError(404, f"Invalid rev id: {branch}", "RevisionNotFound")
         lines = [json.loads(line) for line in self.body.splitlines()]

@@ -1,6 +1,7 @@
 """What tests of publishing share: accounts, model folders, and looks at what arrived on the Hub."""
 
 import numpy as np
+from hub_client import WRITER
 
 from spider_tools import remote_code
 from spider_tools.evaluation.predictions import Predictions
@@ -13,7 +14,6 @@ from spider_tools.publishing.settings import PublishSettings
 
 ROOT = remote_code.REPOSITORY_ROOT
 REPO = "lab/spider-skin"
-WRITER, READER, STRANGER = "hf_writer", "hf_reader", "hf_stranger"
 SETTINGS = PublishSettings(token=WRITER)
 MODEL_FILES = [
     "backbone_spider.py",

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 IMAGES, METADATA, CARD = "images", "metadata.json", "README.md"
 _REQUEST = ".request.json"  # what the folder is made from, while it is unfinished and after
-_PLACES = ("output_dir", "annotations", "class_mapping", "num_workers", "push_to_hub", "hub_public")
+_PLACES = ("output_dir", "annotations", "class_mapping", "num_workers", "push_to_hub", "hub_public", "hub_replace")
 
 
 def build_dataset(sources: Sequence[str], settings: BuildSettings) -> dict[str, Any]:

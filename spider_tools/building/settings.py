@@ -54,7 +54,8 @@ class BuildSettings(Settings):
     num_workers: int = setting(2, at_least=0, help="processes, each of which takes a slide at a time")
     seed: int = setting(0, at_least=0, help="of the splits")
     push_to_hub: Optional[str] = setting(None, help="org/name of a data set repository, made private if absent")
-    hub_public: bool = setting(False, help="make the repository public, if it is made")
+    hub_public: bool = setting(False, help="make the repository public if it is made, and take one that is")
+    hub_replace: bool = setting(False, help="replace the data set of a repository that has files already")
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -72,6 +73,9 @@ class BuildSettings(Settings):
             )
         if self.push_to_hub is not None and not is_hub_id(self.push_to_hub):
             raise ValueError(f"--push_to_hub must be org/name, got {self.push_to_hub!r}.")
+        for flag in ("hub_public", "hub_replace"):
+            if getattr(self, flag) and self.push_to_hub is None:
+                raise ValueError(f"--{flag} says nothing without --push_to_hub org/name.")
 
     @property
     def central_stride(self) -> int:

@@ -8,10 +8,7 @@ from ..flags import add_flags, take
 from ..scripts import ScriptParser, run_script
 from .settings import PublishSettings
 
-KEPT = (
-    "On the Hub there is all of the model or nothing; the same command goes on: weights that have arrived are not sent "
-    "again."
-)
+KEPT = "On the Hub there is all of the model or nothing; the same command goes on: what has arrived is not sent again."
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
 
     Uploaded are the model's weights, configurations and code, the card, and of an evaluation results.json and
     confusion_matrix.png: nothing else that the folder holds. Readers see all of it or nothing. After an interruption
-    the same call goes on: weights that have arrived are not sent again. A model that the repository holds already, and
+    the same call goes on: what has arrived is not sent again. A model that the repository holds already, and
     nothing beside it, makes no commit and needs no `exist_ok`. A README.md that somebody wrote by hand is uploaded as
     it is. A model that was imported and not verified is published too, with a warning.
 

@@ -2,13 +2,10 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
-from hub_server import Account, Hub, serve
-from huggingface_hub import constants, file_download
-from huggingface_hub.utils import _http as hub_http
-from publishing_folders import READER, REPO, STRANGER, WRITER, evaluate_at_random, save_model
+from hub_client import talk_to_a_hub
+from publishing_folders import REPO, evaluate_at_random, save_model
 
 from spider_tools.data.settings import DataSettings
 from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
@@ -18,25 +15,8 @@ from spider_tools.training.settings import TrainingSettings
 @pytest.fixture
 def hub(monkeypatch):
     """The server's state; this process's client talks to the server."""
-    accounts = {
-        WRITER: Account("anna", ("lab",)),
-        READER: Account("bert", ("lab",), role="read"),
-        STRANGER: Account("carl"),
-    }
-    hub = Hub(accounts)
-    forget_sessions = getattr(hub_http, "reset_sessions", None) or hub_http.close_session
-    with serve(hub) as endpoint:
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        for module in (constants, file_download):  # where older and newer clients read it
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        # The client waits up to 8 s between attempts.
-        monkeypatch.setattr(hub_http, "time", SimpleNamespace(sleep=lambda seconds: None, time=lambda: 0.0))
-        forget_sessions()
+    with talk_to_a_hub(monkeypatch) as hub:
         yield hub
-        forget_sessions()
 
 
 @pytest.fixture(scope="module")

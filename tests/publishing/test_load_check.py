@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_client import READER, WRITER
 from huggingface_hub import constants
-from publishing_folders import MODEL_FILES, READER, REPO, ROOT, SETTINGS, WRITER, names, save_model, with_card
+from publishing_folders import MODEL_FILES, REPO, ROOT, SETTINGS, names, save_model, with_card
 
 from spider_tools.publishing import load_check
 from spider_tools.publishing.publish import publish

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import huggingface_hub
 import pytest
+from hub_client import WRITER
 from huggingface_hub import ModelCard
-from publishing_folders import MODEL_FILES, REPO, SETTINGS, WRITER, commits, names
+from publishing_folders import MODEL_FILES, REPO, SETTINGS, commits, names
 
 from spider_tools.publishing import __main__ as command
 from spider_tools.publishing.checks import model_files

@@ -4,8 +4,9 @@ import logging
 from dataclasses import replace
 
 import pytest
+from hub_client import WRITER
 from hub_contents import StoredFile
-from publishing_folders import MODEL_FILES, REPO, SETTINGS, WRITER, as_shards, commits, names, save_model, with_card
+from publishing_folders import MODEL_FILES, REPO, SETTINGS, as_shards, commits, names, save_model, with_card
 
 from spider_tools.publishing import __main__ as command
 from spider_tools.publishing import publish as publishing

@@ -5,20 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hub_client import READER, STRANGER
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from publishing_folders import (
-    MODEL_FILES,
-    READER,
-    REPO,
-    SETTINGS,
-    STRANGER,
-    as_shards,
-    commits,
-    names,
-    save_model,
-    with_card,
-)
+from publishing_folders import MODEL_FILES, REPO, SETTINGS, as_shards, commits, names, save_model, with_card
 
 from spider_tools.publishing.checks import model_files
 from spider_tools.publishing.model_card import write_model_card

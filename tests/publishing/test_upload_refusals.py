@@ -6,9 +6,10 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from hub_client import READER, STRANGER
 from hub_server import RefusalError
 from huggingface_hub import constants
-from publishing_folders import READER, REPO, SETTINGS, STRANGER, commits, save_model, with_card
+from publishing_folders import REPO, SETTINGS, commits, save_model, with_card
 
 from spider_tools.publishing.checks import model_files
 from spider_tools.publishing.publish import publish
