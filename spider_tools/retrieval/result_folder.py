@@ -41,6 +41,8 @@ class SlideFacts:
         scale: `(x, y)`, level-0 px per px of its patches.
         origin: x and y in level-0 px where QuPath's coordinates begin.
         patch_size: Side of a patch in px at the model's um/px.
+        center_offset_nm: As `Frame.center_offset_nm`; None also where slide.json is of an earlier version.
+        own_mpp: As `Frame.own_mpp`.
     """
 
     file: str
@@ -50,6 +52,8 @@ class SlideFacts:
     scale: tuple[float, float]
     origin: tuple[float, float]
     patch_size: int
+    center_offset_nm: Optional[tuple[float, float]] = None
+    own_mpp: Optional[tuple[float, float]] = None
 
     @classmethod
     def of(cls, marker: Mapping[str, Any]) -> "SlideFacts":
@@ -69,6 +73,8 @@ class SlideFacts:
                 "scale": request["scale"],
                 "origin": marker["geojson_origin_level0"],
                 "patch_size": request["model"]["preprocessing"]["patch_size"],
+                "center_offset_nm": marker.get("center_offset_nm"),
+                "own_mpp": marker.get("own_mpp"),
             }
         )
 
@@ -78,6 +84,8 @@ class SlideFacts:
         pairs = {name: _pair(fields[name]) for name in ("size", "mpp", "scale", "origin")}
         if min(*pairs["scale"], *pairs["mpp"], *pairs["size"]) <= 0 or int(fields["patch_size"]) < 1:
             raise ValueError("sizes and scales of a slide are numbers above 0")
+        known = {name: fields.get(name) for name in ("center_offset_nm", "own_mpp")}
+        pairs |= {name: _pair(value) for name, value in known.items() if value is not None}
         return cls(str(fields["file"]), dict(fields["identity"]), **pairs, patch_size=int(fields["patch_size"]))
 
     def as_json(self) -> dict[str, Any]:
@@ -92,7 +100,8 @@ class SlideFacts:
     def frame(self, name: str) -> Frame:
         """What the coordinates of annotations are relative to; of what was scanned it knows the corner alone."""
         (x, y), (width, height) = ((round(value) for value in pair) for pair in (self.origin, self.size))
-        return Frame(name, (width, height), self.mpp, (x, y, width - x, height - y))
+        bounds = (x, y, width - x, height - y)
+        return Frame(name, (width, height), self.mpp, bounds, self.center_offset_nm, self.own_mpp)
 
 
 class ResultFolder:

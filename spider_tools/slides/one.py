@@ -135,6 +135,9 @@ def _marker(
         "spider_tools": __version__,
         "request": prepared.request,
         "geojson_origin_level0": prepared.slide.bounds[:2],
+        # What Hamamatsu's annotations count from and by, for those who read them without the slide.
+        "center_offset_nm": prepared.slide.center_offset_nm,
+        "own_mpp": prepared.slide.own_mpp,
         "import": prepared.imported,
         "facts": facts,
         "seconds": seconds,

@@ -5,11 +5,19 @@ import json
 import numpy as np
 import pytest
 import shapely
+import torch
+from annotation_files import freehand, ndpa, view_state, write_ndpi
 from made_up_patches import table_of
+from slide_files import draw_slide
 
-from spider_tools.annotations.reading import Annotation
+from spider_tools.annotations.reading import Annotation, read_annotations
 from spider_tools.retrieval.covering import annotated, covered, drawn_on
-from spider_tools.retrieval.result_folder import SlideFacts
+from spider_tools.retrieval.result_folder import ResultFolder, SlideFacts
+from spider_tools.slides.model import SlideModel
+from spider_tools.slides.one import map_slide
+from spider_tools.slides.reader import open_slide
+from spider_tools.slides.settings import SlideSettings
+from spider_tools.slides.task import SlideTask
 
 SIDE = 20
 PLACES = [(float(x), float(y)) for y in range(0, 200, 10) for x in range(0, 300, 10)]  # every second one overlaps
@@ -103,3 +111,21 @@ def test_annotations_of_no_slide_are_refused(tmp_path, kind):
         write(place, ("Fat", shapely.box(0, 0, 60, 60)))
     with pytest.raises(ValueError, match=r"neither a file nor a folder|has to be a folder of annotations named like"):
         annotated(table_of(["s"], [(0.0, 0.0)]), {"s": facts()}, place)
+
+
+@pytest.mark.parametrize("given", [None, 0.26])
+def test_what_ndp_view_drew_is_found_from_the_results_alone(tmp_path, make_model, processor, given):
+    path = write_ndpi(tmp_path / "n.ndpi", draw_slide(420, 380, seed=1), 0.25, (2_000_000, -1_000_000))
+    model = SlideModel(make_model(), processor.image_processor, torch.device("cpu"))
+    map_slide(SlideTask(path, "n", given), model, SlideSettings("tiny", tmp_path / "results", num_workers=0))
+    known = ResultFolder(tmp_path / "results" / "n").facts
+    again = SlideFacts.from_json(json.loads(json.dumps(known.as_json())))
+    frame = open_slide(path, given).frame
+    assert (frame.center_offset_nm, frame.own_mpp is None) == ((2_000_000, -1_000_000), given is None)
+    corners = [(1_960_000, -1_030_000), (2_030_000, -1_030_000), (2_030_000, -960_000), (1_960_000, -960_000)]
+    (tmp_path / "n.ndpa").write_text(ndpa(view_state("Tumor", freehand(corners))))
+    [drawn] = drawn_on(tmp_path / "n.ndpa", "n", again).annotations
+    [expected] = read_annotations(tmp_path / "n.ndpa", frame).annotations
+    assert drawn.shape.equals(expected.shape)
+    # 40 um are 160 px of the file's own 0.25 um left of the centre at (210, 190), 120 px above it
+    np.testing.assert_allclose(drawn.shape.bounds, (50, 70, 330, 350))
