@@ -19,7 +19,8 @@ GOALS = {"cpu": 0.85, "cuda": 0.6}
 @torch.no_grad()
 def measure(options: Options) -> list[Section]:
     model = random_model(SMALL if options.quick else None, options.device)
-    return [_in(dtype, model, options) for dtype in ("float32", "bfloat16")]
+    dtypes = ("bfloat16",) if options.quick else ("float32", "bfloat16")
+    return [_in(dtype, model, options) for dtype in dtypes]
 
 
 def _in(dtype: str, model: Any, options: Options) -> Section:

@@ -123,7 +123,7 @@ def measure(options: Options) -> list[Section]:
         model = model.bfloat16()
     else:
         model = random_model(SMALL, options.device)
-        batches = [1, 2] if options.quick else [1, 2, 4, 8, 16, 32, 64]
+        batches = [1] if options.quick else [1, 2, 4, 8, 16, 32, 64]
         sections.append(speed(options, "a backbone of two narrow layers", cpu_ways(model), batches))
     sections.append(overlap(options, model))
     sections.append(memory(options))

@@ -3,17 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOCK_NAME = ".lock"
 
 
 @contextmanager
-def only_run_in(folder: Path, accelerator: Optional[Accelerator] = None) -> Iterator[None]:
+def only_run_in(folder: Path, accelerator: Optional["Accelerator"] = None) -> Iterator[None]:
     """Keep other runs out of a folder, so that it never holds files of two.
 
     The system frees the lock when its process ends, however it ends. The empty file `.lock` stays in the folder.
@@ -30,6 +31,8 @@ def only_run_in(folder: Path, accelerator: Optional[Accelerator] = None) -> Iter
     lock = FileLock(folder / LOCK_NAME, timeout=0, mode=0o666)
     problem = _acquire(lock, folder) if accelerator is None or accelerator.is_main_process else ""
     if accelerator is not None:
+        from accelerate.utils import broadcast_object_list  # seconds of imports, which one process need not wait for
+
         problem = broadcast_object_list([problem])[0]
     if problem:
         raise OSError(problem)

@@ -1,7 +1,9 @@
 """Processes that this one starts: Ctrl-C ends them without a word, and how one of them died is told in words."""
 
+import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -41,9 +43,29 @@ def deaf_to_interrupts() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def ignore_interrupts(*_: Any) -> None:
-    """The same for a process that runs already; of the form that a `DataLoader` asks of its `worker_init_fn`."""
+def serve_quietly(*_: Any) -> None:
+    """The same for a process that runs already; of the form that a `DataLoader` asks of its `worker_init_fn`.
+
+    SIGTERM, which Slurm and others send to all processes of a run, ends it only if the process that started it sends
+    it: that one may need it until its checkpoint is written. And where that one ends while this one hands tensors over,
+    nothing is said.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_but_for_lost_connections
+    if hasattr(signal, "sigwaitinfo"):  # macOS and Windows have none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(owner: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != owner:
+        pass
+    os._exit(0)
+
+
+def _say_but_for_lost_connections(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if not isinstance(error, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager

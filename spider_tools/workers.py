@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from .processes import WorkerError, deaf_to_interrupts, ignore_interrupts
+from .processes import WorkerError, deaf_to_interrupts, serve_quietly
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class WatchedLoader(DataLoader):
         self._batch_flag = batch_flag
         timeout = seconds if num_workers > 0 else 0
         # accelerate makes a loader of another class from this one, and hands on what is given here.
-        options["worker_init_fn"] = ignore_interrupts
+        options["worker_init_fn"] = serve_quietly
         super().__init__(dataset, num_workers=num_workers, timeout=timeout, **options)
 
     def __iter__(self) -> Any:

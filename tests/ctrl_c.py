@@ -41,9 +41,12 @@ def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -
         time.sleep(0.01)
 
 
-def stop(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    """Press Ctrl-C; gives the exit code and what it said on both streams. None of its processes is left."""
-    os.killpg(process.pid, signal.SIGINT)
+def stop(process: "subprocess.Popen[str]", number: int = signal.SIGINT) -> tuple[int, str, str]:
+    """Press Ctrl-C, or send all processes another signal; gives the exit code and what was said on both streams.
+
+    None of its processes is left.
+    """
+    os.killpg(process.pid, number)
     output, error = process.communicate(timeout=60)
     deadline = time.monotonic() + 10  # workers of a process that was killed see that within seconds
     while _is_somebody_left(process.pid):

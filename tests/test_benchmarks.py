@@ -1,5 +1,6 @@
 """The benchmarks measure what they say and write it whole; each row runs once on tiny sizes."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.measuring import Goal, Section, alternate, comparison, spread
+from benchmarks.measuring import Goal, Options, Section, alternate, comparison, spread
 from benchmarks.models import PlainDinov2, flops_per_patch
 from benchmarks.report import ROWS, add_to_report
 from spider_tools.remote_code import REPOSITORY_ROOT
@@ -125,14 +126,25 @@ def test_a_gpu_that_is_not_there_is_refused():
     assert "PyTorch sees no GPU here" in benchmarks("--device", "cuda").stderr
 
 
-@newer_only
-@pytest.mark.slow
-@pytest.mark.parametrize("row", [row for row in ROWS if row != "int8"])
-def test_every_row_runs(row, tmp_path):
-    run = benchmarks(row, "--quick", "--output", str(tmp_path))
-    assert run.returncode == 0, run.stderr[-3000:]
-    [section, *_] = json.loads((tmp_path / "cpu.json").read_text())[row]["sections"]
-    numbers = [value for line in section["rows"] for value in line.values() if isinstance(value, (int, float))]
+def check_numbers(lines):
+    numbers = [value for line in lines for value in line.values() if isinstance(value, (int, float))]
     assert numbers
     assert all(value >= 0 for value in numbers)
+
+
+@newer_only
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in ("int8", "preprocessing")])
+def test_every_row_runs(row):
+    for section in importlib.import_module(f"benchmarks.{row}").measure(Options(CPU, quick=True)):
+        assert section.title
+        check_numbers(section.rows)
+
+
+@newer_only
+def test_a_row_that_runs_in_a_process_of_its_own_goes_into_the_report(tmp_path):
+    row = "preprocessing"
+    run = benchmarks(row, "--quick", "--output", str(tmp_path))
+    assert run.returncode == 0, run.stderr[-3000:]
+    for section in json.loads((tmp_path / "cpu.json").read_text())[row]["sections"]:
+        check_numbers(section["rows"])
     assert re.search(rf"## {ROWS[row]}\n\n\d{{4}}-\d\d-\d\d; cpu ", (tmp_path / "cpu.md").read_text())

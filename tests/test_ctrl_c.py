@@ -80,7 +80,7 @@ def model_of_tissue(tissue, tmp_path, make_model, processor):
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("pause", [0])
+@pytest.mark.parametrize("pause", [0, 0.5])
 def test_evaluation_stops_while_it_fills_its_store(tissue, model_of_tissue, tmp_path, pause):
     """At once, when workers are being started, or while they read."""
     flags = {"model": model_of_tissue, "dataset": tissue, "cache_dir": tmp_path / "cache", "output_dir": tmp_path / "R"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..plain_text import spreadsheet_cell
-from .classification import SlidePredictions
+from .predictions import SlidePredictions
 
 _CERTAIN_LOCATIONS = 5
 

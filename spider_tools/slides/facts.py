@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plain_text import escaped
-from .classification import SlidePredictions
+from .predictions import SlidePredictions
 from .preparing import PreparedSlide
 from .tissue import TissueMask
 

@@ -12,13 +12,14 @@ from .. import __version__
 from ..files import Writer, bytes_writer, replacing, text_writer
 from ..output_folder import only_run_in
 from . import outputs, pictures
-from .classification import SlidePredictions, classify_positions
+from .classification import classify_positions
 from .composition import composition_csv, make_composition
 from .embedding import Embedded, embed_slide, table_rows
 from .facts import limits, make_facts, warnings
 from .html_report import make_report
 from .model import SlideModel
 from .polygons import write_geojson
+from .predictions import SlidePredictions
 from .preparing import PreparedSlide, embedding_content, prepare
 from .results import SlideResult
 from .saved_embeddings import EMBEDDINGS_NAME, EmbeddingTable, SavedEmbeddings

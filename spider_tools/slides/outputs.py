@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ..files import Writer, text_writer, write_together
 from ..probabilities import class_column, probability_columns
-from .classification import SlidePredictions
+from .predictions import SlidePredictions
 
 MARKER_NAME = "slide.json"
 TISSUE_NAME = "tissue.png"

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy import ndimage
 
-from .classification import SlidePredictions
 from .colors import class_colors, class_numbers
 from .lattice import Lattice
+from .predictions import SlidePredictions
 from .reader import Slide
 from .tissue import TissueMask
 from .view import SlideView

@@ -11,8 +11,8 @@ import shapely
 from scipy import ndimage
 
 from ..probabilities import probability_name
-from .classification import SlidePredictions
 from .colors import class_colors
+from .predictions import SlidePredictions
 
 _DECIMALS = 3  # of level-0 px
 

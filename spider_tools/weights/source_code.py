@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..files import file_sha256
+from ..processes import ending
 from .reading import WeightSource, read_json
 
 CHILD = Path(__file__).with_name("source_child.py")
@@ -98,7 +99,7 @@ def run_source_code(code: SourceCode, regions: Sequence[np.ndarray], python: Opt
         python: Interpreter of an environment that the code runs in; by default this one's.
 
     Raises:
-        ValueError: The interpreter is none, or the code ends in an error; the message repeats it.
+        ValueError: The interpreter is none, or the code ends in an error or is killed; the message repeats it.
     """
     interpreter = shutil.which(python or sys.executable)
     if interpreter is None:
@@ -109,9 +110,9 @@ def run_source_code(code: SourceCode, regions: Sequence[np.ndarray], python: Opt
         said, status = _run([interpreter, str(folder / CHILD.name), str(folder)], folder)
         if status or not (folder / "answer.json").is_file():
             raise ValueError(
-                f"The code of {code.source.name} ends in an error (exit code {status}) with {interpreter}. If it wants "
-                "another version of Transformers, give the Python of an environment with that as --source-python; "
-                f"`make env-tf4` makes .venv-tf4/bin/python, with 4.57. What it said last:\n{said}"
+                f"The code of {code.source.name} gave no answer: its process, {interpreter}, {ending(status)}. If it "
+                "wants another version of Transformers, give the Python of an environment with that as "
+                f"--source-python; `make env-tf4` makes .venv-tf4/bin/python, with 4.57. What it said last:\n{said}"
             )
         return read_answer(folder)
 

@@ -249,7 +249,7 @@ def script(folder, *words, **options):
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     for i, name in enumerate("abc"):
-        write_field(tmp_path, name, [feature("Fat", box(0, 0, 1280, 1600))], seed=i, size=(1600, 1600))
+        write_field(tmp_path, name, [feature("Fat", box(0, 0, 640, 800))], seed=i, size=(800, 800))
     command, options = script(tmp_path, "--image_format", "png", "--num_workers", "0", "--stride", "16")
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options)
     images = tmp_path / "out" / "images"
@@ -266,7 +266,7 @@ def test_a_killed_run_goes_on(tmp_path):
     records = records_of(tmp_path)
     named = {name for r in records for name in [r["image_name"], *r["context_info"].values()]}
     assert {path.name for path in images.iterdir()} == named
-    pixels = field(2, (1600, 1600))
+    pixels = field(2, (800, 800))
     tile = np.asarray(Image.open(images / "c_00003_00007.png"))
     assert np.array_equal(tile, pixels[48:80, 112:144])
 

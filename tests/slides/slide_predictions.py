@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from spider_tools.slides.classification import SlidePredictions
 from spider_tools.slides.lattice import Lattice
+from spider_tools.slides.predictions import SlidePredictions
 
 CLASS_NAMES = ("Stroma", "Fat & <oil>", "Vessels", "Never")
 

@@ -6,16 +6,18 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import ctrl_c
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from training_runs import NO_DROPOUT, PATCH_SIZE, assert_equal_weights, history_of, weights_of
 
+import train as train_script
 from spider_tools import remote_code
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 ROOT = remote_code.REPOSITORY_ROOT
 
 
@@ -23,9 +25,12 @@ def command(settings, data_settings, *words, processes=None):
     launcher = [sys.executable]
     if processes is not None:
         launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}"]
-        launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-        launcher += ["--main_process_port=0"] if processes > 1 else []
-    flags = {
+        launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    return [*launcher, str(ROOT / "train.py"), *flags(settings, data_settings), *words]
+
+
+def flags(settings, data_settings):
+    told = {
         "dataset": data_settings.dataset,
         "cache_dir": data_settings.cache_dir,
         "patch_size": PATCH_SIZE,
@@ -38,18 +43,18 @@ def command(settings, data_settings, *words, processes=None):
         "num_workers": 0,
         "train_backbone": settings.train_backbone,
     }
-    return [*launcher, str(ROOT / "train.py"), *(f"--{k}={v}" for k, v in flags.items()), *words]
+    return [f"--{name}={value}" for name, value in told.items()]
 
 
 def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    # As many threads as here: other numbers of them add up in other orders.
+    threads = str(torch.get_num_threads())
+    return os.environ | {"OMP_NUM_THREADS": threads, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
 
 
-def run(*arguments, **options):
-    done = subprocess.run(
-        command(*arguments, **options), env=environment(), capture_output=True, text=True, cwd=ROOT, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def run_here(settings, data_settings, *words):
+    """What the script does, in this process: that takes a third of the time."""
+    train_script.main(train_script.parse_args([*flags(settings, data_settings), *words]))
 
 
 @pytest.mark.slow
@@ -57,28 +62,21 @@ def run(*arguments, **options):
 def test_two_processes_give_the_weights_of_one(settings, data_settings, train_backbone):
     words = [f"--{name}=0" for name in NO_DROPOUT]
     settings = replace(settings, train_backbone=train_backbone, batch_size=13)
-    run(settings, data_settings, *words)
+    run_here(settings, data_settings, *words)
     other = replace(settings, output_dir=settings.output_dir / "2")
-    run(other, data_settings, *words, processes=2)
+    done = subprocess.run(
+        command(other, data_settings, *words, processes=2),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     assert_equal_weights(weights_of(settings.output_dir), weights_of(other.output_dir), rtol=1e-3, atol=2e-5)
     for one, two in zip(history_of(settings.output_dir), history_of(other.output_dir)):
         for name in ("train_loss", "validation_loss", "validation_accuracy", "validation_macro_f1"):
             assert float(one[name]) == pytest.approx(float(two[name]), abs=1e-4)
-
-
-def start_and_signal(settings, data_settings, number, signal_number, words):
-    """Start a run, wait for checkpoint `number`, send a signal; returns the exit code and the error output."""
-    process = subprocess.Popen(
-        command(settings, data_settings, *words), env=environment(), stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    checkpoints = settings.run_folder / "checkpoints"
-    deadline = time.monotonic() + 120
-    while len(list(checkpoints.glob("step_*"))) < number and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal_number)
-    _, error = process.communicate(timeout=120)
-    return process.returncode, error
 
 
 @pytest.mark.slow
@@ -86,44 +84,39 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(settings, 
     """With dropout, context dropout and a backbone that learns: every random state has to come back."""
     words = ["--checkpoint_every=1", "--context_dropout=0.3", "--checkpoints_kept=3", "--flip"]
     settings = replace(settings, train_backbone="full", epochs=3)
-    run(settings, data_settings, *words)
+    run_here(settings, data_settings, *words)
     killed = replace(settings, output_dir=settings.output_dir / "2")
-    code, error = start_and_signal(killed, data_settings, 3, signal.SIGKILL, words)
-    assert code == -signal.SIGKILL, error
+    process = ctrl_c.start(command(killed, data_settings, *words), **environment())
+    checkpoints = killed.run_folder / "checkpoints"
+    ctrl_c.wait_until(lambda: len(list(checkpoints.glob("step_*"))) >= 3, process)
+    process.kill()
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == -signal.SIGKILL, error
     assert not (killed.output_dir / "config.json").exists()
-    run(killed, data_settings, *words, "--resume_from_checkpoint=latest")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run_here(killed, data_settings, *words, "--resume_from_checkpoint=latest")
     assert_equal_weights(weights_of(settings.output_dir), weights_of(killed.output_dir))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_stop_ends_a_run_on_a_checkpoint(settings, data_settings, number):
-    settings = replace(settings, epochs=200)
-    code, error = start_and_signal(settings, data_settings, 1, number, [])
+def test_a_signal_to_all_processes_ends_a_run_on_a_checkpoint(settings, data_settings, number):
+    """So does a terminal with Ctrl-C, and Slurm: workers that ended by it would end the run before its checkpoint."""
+    settings = replace(settings, epochs=200, train_backbone="full")
+    process = ctrl_c.start(command(settings, data_settings, "--num_workers=2"), **environment())
+    checkpoints = settings.run_folder / "checkpoints"
+    ctrl_c.wait_until(lambda: list(checkpoints.glob("step_*")), process)
+    code, _, error = ctrl_c.stop(process, number)
     assert code == 1
+    newest = sorted(checkpoints.glob("step_*"))[-1]
+    assert ctrl_c.told(error) == f"Stopped by {number.name}; --resume_from_checkpoint latest goes on from {newest}."
     assert "Traceback" not in error
-    assert f"Stopped by {number.name}; --resume_from_checkpoint latest goes on from" in error
-    newest = sorted((settings.run_folder / "checkpoints").glob("step_*"))[-1]
     assert json.loads((newest / "progress.json").read_text())["global_step"] == int(newest.name[5:])
 
 
 @pytest.mark.slow
-def test_ctrl_c_reaches_workers_too_and_the_run_ends_on_a_checkpoint_all_the_same(settings, data_settings):
-    """A terminal sends it to all processes: workers that ended by it would end the run before its checkpoint."""
-    settings = replace(settings, epochs=200, train_backbone="full")
-    process = ctrl_c.start(command(settings, data_settings, "--num_workers=2"))
-    checkpoints = settings.run_folder / "checkpoints"
-    ctrl_c.wait_until(lambda: list(checkpoints.glob("step_*")), process)
-    code, _, error = ctrl_c.stop(process)
-    assert code == 1
-    newest = sorted(checkpoints.glob("step_*"))[-1]
-    assert ctrl_c.told(error) == f"Stopped by SIGINT; --resume_from_checkpoint latest goes on from {newest}."
-    assert "Traceback" not in error
-
-
-@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(settings, data_settings):
-    run(replace(settings, epochs=1), data_settings)
+    run_here(replace(settings, epochs=1), data_settings)
     checkpoints = settings.run_folder / "checkpoints"
     (good,) = checkpoints.iterdir()
     before = {path.name: path.read_bytes() for path in good.iterdir() if path.is_file()}
