@@ -44,9 +44,14 @@ env-int8: .venv-int8/installed
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What Transformers 4 has no part in: rooms that do not import it (tests/test_layers.py), slides and retrieval but for
-# whole runs of segment_slide.py, which load a model and ask it, and what is about processes and packages.
-NOT_ON_4 := $(addprefix --ignore=tests/,annotations building data retrieval test_benchmarks.py test_ctrl_c.py \
-	test_examples.py test_processes.py test_wheel.py test_workers.py) --ignore-glob='*/slides/test_slide_*.py'
+# whole runs of segment_slide.py, uploads, what is about processes and packages, and scripts that are run once more for
+# what other tests ask of it. Sources that are verified run in the other environment from here.
+NOT_ON_4 := $(addprefix --ignore=tests/,annotations building data demo retrieval test_benchmarks.py test_ctrl_c.py \
+	test_examples.py test_hugging_face_home.py test_output_folder.py test_processes.py test_scripts.py test_wheel.py \
+	test_workers.py embeddings/test_precompute_in_processes.py embeddings/test_precompute_workers.py \
+	publishing/test_upload.py publishing/test_upload_refusals.py publishing/test_published_already.py \
+	training/test_training_script.py weights/test_verification.py weights/test_verify_command.py) \
+	--ignore-glob='*/slides/test_slide_*.py'
 
 check: lint
 	OMP_NUM_THREADS=1 $(PY) $(PYTEST) -q -m "not slow"

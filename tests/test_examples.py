@@ -30,8 +30,9 @@ def test_the_loop_from_slides_to_a_model_and_back_closes(tmp_path):
     """Annotate, build, train, evaluate, map, suggest, check, build again: on drawn slides whose truth is known."""
     loop = tmp_path / "loop"
     environment = os.environ | {"SPIDER_EXAMPLE_FOLDER": str(loop), "PYTHONPATH": str(ROOT)}
-    # Smaller than a reader has it: the figures are poor then, and every step is the same.
-    environment |= {"SPIDER_EXAMPLE_SLIDES": "6", "SPIDER_EXAMPLE_LATTICE": "9", "SPIDER_EXAMPLE_EPOCHS": "12"}
+    # Smaller than a reader has it, and every step is the same.
+    smaller = {"SLIDES": 10, "LATTICE": 9, "EPOCHS": 16, "PATCH": 112}
+    environment |= {f"SPIDER_EXAMPLE_{name}": str(value) for name, value in smaller.items()}
     lines = code_of(ROOT / "examples" / "your_own_slides.ipynb")
     # Processes of the build import this file anew, and must not run it.
     (tmp_path / "cells.py").write_text(f"if __name__ == '__main__':\n    exec({lines!r})\n")
@@ -40,7 +41,7 @@ def test_the_loop_from_slides_to_a_model_and_back_closes(tmp_path):
     )
     assert run.returncode == 0, run.stderr[-3000:]
     figures = json.loads((loop / "figures.json").read_text())
-    assert figures["agreement"] > 0.25, "of eight classes"
+    assert figures["agreement"] > 0.6, "of eight classes"
     assert 0 < figures["first"] <= 1
     assert 0 < figures["second"] <= 1
     records, before = (json.loads((loop / name / "metadata.json").read_text()) for name in ("dataset2", "dataset"))

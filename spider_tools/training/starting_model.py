@@ -25,7 +25,6 @@ SMALL_BACKBONE = {
     "num_attention_heads": 2,
     "mlp_ratio": 2,
     "patch_size": 28,
-    "image_size": 224,
     "num_register_tokens": 1,
 }
 _HEAD_FIELDS = (
@@ -78,7 +77,7 @@ def _with_backbone(
     settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int
 ) -> "SpiderForImageClassification":
     if settings.backbone == "random":
-        backbone, backbone_config = None, _random_backbone_config(settings.backbone_config)
+        backbone, backbone_config = None, _random_backbone_config(settings.backbone_config, patch_size)
     else:
         backbone = load_backbone(settings.backbone, patch_size, settings.interpolate_positions, settings.backbone_heads)
         backbone_config = backbone.config.to_dict()
@@ -95,11 +94,11 @@ def _with_backbone(
     return model
 
 
-def _random_backbone_config(name: str) -> Any:
+def _random_backbone_config(name: str, patch_size: int) -> Any:
     if name == "hibou-L":
         return None
     if name == "small":
-        return SMALL_BACKBONE
+        return SMALL_BACKBONE | {"image_size": patch_size}
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"--backbone_config must be 'hibou-L', 'small' or a JSON file, got {name!r}.")

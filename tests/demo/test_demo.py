@@ -25,7 +25,7 @@ ROOT = remote_code.REPOSITORY_ROOT
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    demo.run_demo(folder, SyntheticSettings())
+    demo.run_demo(folder, SyntheticSettings(train_slides=12, test_slides=5))  # two thirds of what a user gets
     return folder
 
 
