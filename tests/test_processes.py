@@ -12,7 +12,7 @@ import time
 import pytest
 from tiny_spider import ROOT
 
-from spider_tools.processes import WorkerError, deaf_to_interrupts, ending, lost_process, process_pool
+from spider_tools.processes import WorkerError, deaf_to_interrupts, ending, lost_process, process_pool, serve_quietly
 
 SLEEP = "import sys, time; print('up', flush=True); time.sleep(0.5); print('done', flush=True)"
 
@@ -88,6 +88,46 @@ def test_processes_that_are_forked_in_the_block_are_deaf():
         process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+# ---- workers
+
+
+def serve(connection):
+    serve_quietly()
+    connection.send("up")
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system has no way to ask who sends a signal")
+def test_only_its_owner_ends_a_worker():
+    """Slurm sends SIGTERM to all processes of a run, whose checkpoint needs the workers a moment longer."""
+    mine, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=serve, args=(theirs,))
+    process.start()
+    assert mine.recv() == "up"
+    for name in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{name}", str(process.pid)], check=True)
+    process.join(0.5)
+    assert process.is_alive()
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def fail_in_a_thread(error):
+    serve_quietly()
+    sys.excepthook(type(error), error, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"), [(EOFError(), False), (ConnectionResetError(104, "reset"), False), (KeyError("x"), True)]
+)
+def test_a_worker_whose_owner_has_ended_says_nothing_of_it(capfd, error, is_told):
+    process = multiprocessing.get_context("fork").Process(target=fail_in_a_thread, args=(error,))
+    process.start()
+    process.join(30)
+    assert ("KeyError" in capfd.readouterr().err) == is_told
 
 
 # ---- pools

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from tiny_spider import ROOT
@@ -44,14 +45,11 @@ def run_here(monkeypatch, capsys, fresh_accelerator):
     """`run_here(command, *words)`: the same in this process, which has imported what takes seconds."""
 
     def run_here(command, *words):
-        path = ROOT / command[0] if len(command) == 1 else command[1]
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, words)])
+        monkeypatch.setattr(sys, "argv", [command[-1], *map(str, words)])
         monkeypatch.chdir(ROOT)
+        start = runpy.run_path if len(command) == 1 else partial(runpy.run_module, alter_sys=True)
         with pytest.raises(SystemExit) as stopped:
-            if len(command) == 1:
-                runpy.run_path(str(path), run_name="__main__")
-            else:
-                runpy.run_module(path, run_name="__main__", alter_sys=True)
+            start(command[-1], run_name="__main__")
         return subprocess.CompletedProcess(words, stopped.value.code, *capsys.readouterr())
 
     return run_here

@@ -145,6 +145,13 @@ def test_code_that_ends_in_an_error_is_told_with_what_it_said(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_code_that_the_system_kills_is_told_with_the_usual_cause(tmp_path, capsys):
+    source = write_source(tmp_path / "source", EXPRESSIBLE["plain"])
+    add_code(source, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    said, _ = fails(capsys, source, tmp_path / "out", "--verify", "--trust-source-code")
+    assert "was ended by SIGKILL. Memory is the usual cause" in said
+
+
 def test_an_interpreter_that_is_none_is_refused(tmp_path):
     source = write_source(tmp_path / "source", EXPRESSIBLE["plain"])
     with pytest.raises(ValueError, match="--source-python must be a Python interpreter, got '/no/python'"):
