@@ -21,7 +21,8 @@ from .checks_spider import (
 _LABEL_FIELDS = ("class_names", "id2label", "label2id", "num_labels")
 # Names that Transformers and spider_tools give to what is no field of SPIDER.
 _COMMON = PretrainedConfig()
-_RECORDS = ("attn_implementation", "auto_map", "experts_implementation", "import", "spider_tools_version", "training")
+_OF_LOADING = ("attn_implementation", "auto_map", "experts_implementation")
+_RECORDS = (*_OF_LOADING, "calibration", "import", "spider_tools_version", "training")
 
 _HIBOU_L: dict[str, Any] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "mlp_ratio": 4}
 _HIBOU_L |= {"image_size": 224, "patch_size": 14, "num_register_tokens": 4, "use_swiglu_ffn": True, "qkv_bias": True}
@@ -69,6 +70,9 @@ class SpiderConfig(PretrainedConfig):
             Dropout on the head's attention probabilities.
         head_dropout_prob (`float`, *optional*, defaults to 0.3):
             Dropout between the head's output and the classifier.
+        logit_temperature (`float`, *optional*, defaults to 1.0):
+            What the logits are divided by, so that their softmax is calibrated (Guo et al., arXiv 1706.04599). It
+            changes no order of classes. Fitted on regions that the model has not learnt from, see `calibration`.
         backbone_batch_size (`int`, *optional*, defaults to 64):
             Patches that go through the backbone at once where no gradient is needed. It bounds the memory of a
             forward pass whatever the number of regions, and does not change the result.
@@ -103,6 +107,7 @@ class SpiderConfig(PretrainedConfig):
         head_hidden_dropout_prob: float = 0.5,
         head_attention_probs_dropout_prob: float = 0.3,
         head_dropout_prob: float = 0.3,
+        logit_temperature: float = 1.0,
         backbone_batch_size: int = 64,
         freeze_backbone: bool = True,
         **kwargs: Any,
@@ -126,6 +131,7 @@ class SpiderConfig(PretrainedConfig):
         self.head_hidden_dropout_prob = head_hidden_dropout_prob
         self.head_attention_probs_dropout_prob = head_attention_probs_dropout_prob
         self.head_dropout_prob = head_dropout_prob
+        self.logit_temperature = logit_temperature
         self.backbone_batch_size = backbone_batch_size
         self.freeze_backbone = freeze_backbone
         self._check_fields()
@@ -302,6 +308,7 @@ _CHECKS: dict[str, tuple] = {
     "head_hidden_dropout_prob": (check_probability,),
     "head_attention_probs_dropout_prob": (check_probability,),
     "head_dropout_prob": (check_probability,),
+    "logit_temperature": (check_number, 0.01, 100, "a positive number"),
     "backbone_batch_size": (check_integer, 1, 2**31 - 1),
     "freeze_backbone": (check_type,),
 }

@@ -287,6 +287,8 @@ class SpiderForImageClassification(PreTrainedModel):
             beside = projected if self.config.head_beside == "projection" else patch_embeddings
             features = torch.cat([beside[:, self.config.center_index], features], dim=-1)
         logits = self.classifier(self.dropout(features))
+        if self.config.logit_temperature != 1:
+            logits = logits / self.config.logit_temperature
         if logits.shape[-1] != self.config.num_labels:
             raise ValueError(
                 f"The classifier gives {logits.shape[-1]} logits, the configuration names {self.config.num_labels} "

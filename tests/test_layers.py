@@ -13,7 +13,7 @@ LAYERS = (
     ("data", "annotations"),
     ("embeddings", "weights"),
     ("training", "evaluation", "slides", "publishing"),
-    ("demo", "building", "retrieval"),
+    ("demo", "building", "retrieval", "calibration"),
     ("train", "evaluate", "segment_slide", "build_dataset"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -47,6 +47,7 @@ def run_here(monkeypatch, capsys, fresh_accelerator):
     def run_here(command, *words):
         monkeypatch.setattr(sys, "argv", [command[-1], *map(str, words)])
         monkeypatch.chdir(ROOT)
+        monkeypatch.delitem(sys.modules, f"{command[-1]}.__main__", raising=False)  # runpy warns of it
         start = runpy.run_path if len(command) == 1 else partial(runpy.run_module, alter_sys=True)
         with pytest.raises(SystemExit) as stopped:
             start(command[-1], run_name="__main__")

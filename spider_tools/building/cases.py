@@ -7,6 +7,7 @@ from typing import Optional
 
 from ..annotations.reading import find_annotations
 from ..data.tables import SPLITS
+from ..patients import patients_or_slides
 from ..plain_text import escaped
 from ..slides.finding import find_slides
 from ..slides.task import SlideTask
@@ -37,7 +38,7 @@ class Case:
     @property
     def group(self) -> str:
         """What is never split: the patient, or the slide."""
-        return f"slide {self.task.name}" if self.patient is None else f"patient {self.patient}"
+        return patients_or_slides([self.patient], [self.task.name])[0]
 
 
 def find_cases(sources: Sequence[str], settings: BuildSettings) -> list[Case]:

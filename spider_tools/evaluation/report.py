@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 
 from ..files import Writer, text_writer, write_together
 from ..paper_results import published_organ
+from .calibration import calibration_page, draw_reliability, make_calibration
 from .confusion_matrix import draw_confusion_matrix
 from .context_ablation import context_ablation_table, make_context_ablation
 from .predictions import Predictions, predictions_table
 from .results import ReportContext, make_results
-from .tables import comparison_page, per_class_tables
+from .tables import comparison_page, import_paragraph, per_class_tables
 
 _OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json")
 
@@ -25,10 +26,11 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
 
     | file | content |
     |---|---|
-    | results.json | headline figures with 95% intervals, scores per class, what was evaluated |
+    | results.json | headline figures with 95% intervals, scores per class, calibration, what was evaluated |
     | per_class.csv, per_class.md | recall, precision, F1 and support of every class |
     | predictions.parquet | one row per region: slide, patch, classes, probabilities, entropy |
     | confusion_matrix.png | counts, coloured by their share of the true class |
+    | calibration.md, reliability.png | how sure the model is beside how often it is right |
     | comparison.md | with `compare`: the published figures beside these |
     | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
 
@@ -47,10 +49,11 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         ValueError: The organ is unknown, or the predictions by context size are for different regions.
         OSError: The folder cannot be written.
     """
-    results = make_results(predictions, context)
+    results = {**make_results(predictions, context), "calibration": make_calibration(predictions, context)}
     writers: dict[str, Writer] = {name: text_writer(text) for name, text in _texts(results, context).items()}
     writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
     writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
+    writers["reliability.png"] = lambda path: _save_picture(draw_reliability(predictions, context), path)
     write_together(output_dir, writers, sign="results.json")
     for name in set(_OPTIONAL_FILES) - set(writers):
         (output_dir / name).unlink(missing_ok=True)
@@ -59,6 +62,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
 
 def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
     texts = {"results.json": _json(results), **per_class_tables(results["per_class"], results["import"])}
+    texts["calibration.md"] = import_paragraph(results["import"]) + calibration_page(results["calibration"])
     if context.compare is not None:
         texts["comparison.md"] = comparison_page(results, published_organ(context.compare))
     if context.by_context_size is not None:

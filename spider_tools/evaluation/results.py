@@ -18,6 +18,7 @@ class ReportContext:
         model: Hub id or name of the model; where somebody keeps it is nobody else's business.
         weights_sha256: Of the model's weight files, see `model_folder.weights_sha256`; None where it is not known.
         imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
+        temperature: What the model's logits are divided by, see `logit_temperature` of the configuration.
         compare: An organ of `paper_results.organ_names()` to compare with.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
         resamples: Number of sets of patients, or of slides, that the intervals come from.
@@ -29,6 +30,7 @@ class ReportContext:
     model: str
     weights_sha256: Optional[str] = None
     imported: Optional[Mapping[str, Any]] = None
+    temperature: float = 1.0
     compare: Optional[str] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
     resamples: int = bootstrap.RESAMPLES

@@ -29,7 +29,7 @@ from .predict import RegionClassifier, context_window, predict
 from .predictions import Predictions
 from .report import write_report
 from .results import ReportContext
-from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings
+from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings, ModelFlags
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderConfig
@@ -60,10 +60,18 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     data_settings = replace(data_settings, context_size=config.context_size, patch_size=config.patch_size)
     with accelerator.main_process_first():
         data = load_regions(data_settings)
-    split = _matching_split(data, settings, config.class_names)
+    split = matching_split(data, settings.split, config.class_names, settings.allow_subset)
     results = None
     with only_run_in(settings.output_dir, accelerator):
-        labels, by_size = _predict(accelerator, settings, data, split, [config.context_size, *sizes])
+        labels, by_size = predict_split(
+            accelerator,
+            settings,
+            data,
+            split,
+            settings.split,
+            [config.context_size, *sizes],
+            settings.output_dir / "embeddings",
+        )
         if accelerator.is_main_process:
             shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
             made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
@@ -96,6 +104,7 @@ def _report_context(
         model=settings.model if is_hub_id(settings.model) else Path(settings.model).resolve().name,
         weights_sha256=digest,
         imported=import_facts(config, digest),
+        temperature=config.logit_temperature,
         compare=settings.compare,
         by_context_size=by_context_size,
         resamples=settings.resamples,
@@ -103,18 +112,37 @@ def _report_context(
     )
 
 
-def _predict(
-    accelerator: Accelerator, settings: EvaluationSettings, data: RegionData, split: Dataset, sizes: list[int]
+def predict_split(
+    accelerator: Accelerator,
+    settings: ModelFlags,
+    data: RegionData,
+    split: Dataset,
+    name: str,
+    sizes: list[int],
+    stores: Path,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Labels and, by context size, probabilities; each patch is embedded once for all of them."""
+    """Ask a model of all regions of a split; each patch is embedded once.
+
+    Args:
+        accelerator: Of the run.
+        settings: Which model, and how.
+        data: Whose split it is.
+        split: Of `matching_split`.
+        name: Of the split.
+        sizes: Contexts, in patches along one side.
+        stores: Folder of patch embeddings, unless the settings name one.
+
+    Returns:
+        See `predict`.
+    """
     model = load_spider(settings.model, settings.revision).to(accelerator.device)
     store = embed_patches_once(
-        unique_patch_names({settings.split: split}),
+        unique_patch_names({name: split}),
         data.patches,
         model,
         load_image_processor(settings.model, settings.revision),
         accelerator,
-        settings.embedding_settings(settings.output_dir / "embeddings"),
+        settings.embedding_settings(stores),
     )
     regions = EmbeddedRegions(region_grid(split, store.rows), store)
     loader = accelerator.prepare(evaluation_loader(regions, settings.batch_size, num_workers=0))
@@ -122,16 +150,26 @@ def _predict(
     return predict(accelerator, classifier, loader, list(dict.fromkeys(sizes)), progress="classifying")
 
 
-def _matching_split(data: RegionData, settings: EvaluationSettings, model_classes: list[str]) -> Dataset:
-    """The split, its labels numbered in the model's order."""
-    if settings.split not in data.splits:
-        raise ValueError(f"{data.name} has no split {settings.split!r}, only {sorted(data.splits)}.")
-    split = data.splits[settings.split]
+def matching_split(data: RegionData, split_name: str, model_classes: list[str], allow_subset: bool = False) -> Dataset:
+    """A split, its labels numbered in the model's order.
+
+    Args:
+        data: Whose split it is.
+        split_name: Of the split.
+        model_classes: In the order of the logits.
+        allow_subset: Whether to leave out regions of classes that the model does not know, rather than to refuse.
+
+    Raises:
+        ValueError: There is no such split, or model and data have different classes, or too few of them are left.
+    """
+    if split_name not in data.splits:
+        raise ValueError(f"{data.name} has no split {split_name!r}, only {sorted(data.splits)}.")
+    split = data.splits[split_name]
     names = split.features["label"].names
     counts = np.bincount(np.asarray(split.with_format("numpy")["label"]), minlength=len(names))
     present = {name for name, count in zip(names, counts) if count}
     unknown, absent = sorted(set(names) - set(model_classes)), sorted(set(model_classes) - set(names))
-    if (unknown or absent) and not settings.allow_subset:
+    if (unknown or absent) and not allow_subset:
         raise ValueError(
             f"Model and data have different classes. Only in the data: {unknown or 'none'}. Only in the model: "
             f"{absent or 'none'}. --allow_subset evaluates the regions of the classes that both have."
@@ -141,9 +179,9 @@ def _matching_split(data: RegionData, settings: EvaluationSettings, model_classe
         logger.warning("left out %d regions of classes that the model does not know", len(split) - len(keep))
         split, present = split.select(keep), present & set(model_classes)
     if len(split) == 0:
-        raise ValueError(f"The split {settings.split!r} of {data.name} has no regions of the model's classes.")
+        raise ValueError(f"The split {split_name!r} of {data.name} has no regions of the model's classes.")
     if len(present) < 2:
-        raise ValueError(f"All regions of the split {settings.split!r} are of one class, {sorted(present)}.")
+        raise ValueError(f"All regions of the split {split_name!r} are of one class, {sorted(present)}.")
     return _renumbered(split, names, model_classes)
 
 

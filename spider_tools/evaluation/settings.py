@@ -13,12 +13,19 @@ DECIDED_BY_THE_MODEL = ("context_size", "patch_size", "class_names")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(EmbeddingFlags):
-    """What to evaluate, and what to report."""
+class ModelFlags(EmbeddingFlags):
+    """The flags of every script that asks a model about a split, for its settings to inherit."""
 
     model: str = setting(help="folder or Hub id of a SPIDER model")
-    output_dir: Path = setting(help="gets the report")
     revision: Optional[str] = setting(None, help="commit of a model on the Hub")
+    batch_size: int = setting(256, at_least=1, help="regions at once through the head, in each process")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(ModelFlags):
+    """What to evaluate, and what to report."""
+
+    output_dir: Path = setting(help="gets the report")
     split: str = setting("test", help="split of the data set")
     context_sizes: Optional[tuple[str, ...]] = setting(
         None, help="contexts to compare by masking, in patches along one side, such as 5,3,1"
@@ -27,7 +34,6 @@ class EvaluationSettings(EmbeddingFlags):
     allow_subset: bool = setting(
         False, help="evaluate among the classes that model and data share, if their lists differ"
     )
-    batch_size: int = setting(256, at_least=1, help="regions at once through the head, in each process")
     resamples: int = setting(1000, at_least=1, help="sets of patients, or slides, that the 95% intervals come from")
     seed: int = setting(0, at_least=0, help="chooses these sets")
 

@@ -78,6 +78,8 @@ def make_model_card(
     told_apart = results is not None or import_record(config) is not None
     digest = _own_weights(folder) if told_apart else None
     measured = None if results is None else read_results(results, config["class_names"], digest)
+    if measured is not None:
+        _check_temperature(measured, config, results)
     license = license or license_of(config)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     return ModelCard.from_template(
@@ -88,6 +90,7 @@ def make_model_card(
         license=license,
         config=config,
         imported=import_facts(config, digest),
+        calibration=calibration_sentence(config),
         region_size=config["context_size"] * config["patch_size"],
         classes=_class_rows(config["class_names"], training, measured),
         has_training_counts="regions_per_class" in training,
@@ -160,6 +163,32 @@ def read_results(folder: Path, class_names: list[str], weights_sha256: Optional[
             "Evaluate this model."
         )
     return results
+
+
+def _check_temperature(measured: Mapping[str, Any], config: Mapping[str, Any], results: Optional[Path]) -> None:
+    """Refuse figures of a model that was calibrated otherwise; those of earlier versions say nothing of it."""
+    theirs = measured.get("calibration", {}).get("temperature")
+    ours = config.get("logit_temperature", 1.0)
+    if theirs not in (None, ours):
+        raise ValueError(
+            f"{results}/results.json is of the logit_temperature {theirs:g}, config.json has {ours:g}: the model was "
+            "calibrated since. Evaluate it again."
+        )
+
+
+def calibration_sentence(config: Mapping[str, Any]) -> Optional[str]:
+    """What config.json says of how far the probabilities can be believed; None if it says nothing."""
+    record, temperature = config.get("calibration"), config.get("logit_temperature", 1.0)
+    if not isinstance(record, dict):
+        return None if temperature == 1 else f"The logits are divided by {temperature:g}; nothing says why."
+    if record.get("regions") and temperature != 1:
+        doubt = f" But {record['reason']}." if record.get("reason") else ""
+        return (
+            f"The probabilities are calibrated: the logits are divided by {temperature:.3g}, fitted on "
+            f"{record['regions']:,} regions of {record.get('slides', 0):,} patients or slides that were kept out of "
+            f"training.{doubt}"
+        )
+    return f"The probabilities are what the training left: {record.get('reason') or 'no temperature was fitted'}."
 
 
 def _own_weights(folder: Path) -> Optional[str]:

@@ -24,6 +24,7 @@ _UNSEEN_IN_WEIGHTS: dict[str, Any] = {
     "head_pooler": False,
     "head_residual": False,
     "head_beside": None,
+    "logit_temperature": 1.0,
 }
 
 

@@ -21,6 +21,7 @@ from ..publishing.checks import model_files
 from ..publishing.publish import publish
 from ..publishing.settings import PublishSettings
 from ..publishing.upload import check_target
+from .calibration import calibrate
 from .checkpoints import damage_of, find_checkpoint, read_progress
 from .loop import fit
 from .progress import Progress
@@ -140,7 +141,7 @@ def start(setup: TrainingSetup, identity: dict[str, Any], checkpoint: Optional[P
 
 
 def export(setup: TrainingSetup, data: RegionData, progress: Progress) -> None:
-    """Save the best model, or the last one without a validation split, as a complete repository.
+    """Calibrate the best model, or the last one without a validation split, and save it as a complete repository.
 
     Every process calls this; the first one writes.
     """
@@ -151,6 +152,7 @@ def export(setup: TrainingSetup, data: RegionData, progress: Progress) -> None:
         if damage:
             raise OSError(f"The best checkpoint, {best}, is damaged: {damage} Restore it, then resume to export it.")
         setup.checkpoints.load_weights(best)
+    calibrate(setup, data)
     setup.accelerator.wait_for_everyone()
     if not setup.accelerator.is_main_process:
         return

@@ -55,7 +55,10 @@ def starting_model(
     """
     if settings.init_from is not None:
         model = _from_spider(settings.init_from, class_names, context_size)
-        model.config.__dict__.pop(RECORD, None)  # is of weights that training changes; `record` notes it
+        # What is of weights that training changes; `record` notes the import, the end of training calibrates anew.
+        model.config.__dict__.pop(RECORD, None)
+        model.config.__dict__.pop("calibration", None)
+        model.config.logit_temperature = 1.0
     else:
         model = _with_backbone(settings, class_names, context_size, patch_size)
     if model.config.patch_size != patch_size:

@@ -28,6 +28,44 @@ def test_a_card_takes_results_of_its_own_weights_and_refuses_others(folder, make
         make_model_card(folder, folder / "evaluation")
 
 
+def test_figures_of_another_temperature_are_refused(folder):
+    results, config = (folder / "evaluation" / "results.json"), folder / "config.json"
+    assert json.loads(results.read_text())["calibration"]["temperature"] == 1
+    make_model_card(folder, folder / "evaluation")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"logit_temperature": 0.5}))
+    with pytest.raises(
+        ValueError, match=r"results\.json is of the logit_temperature 1, config\.json has 0\.5: .*again"
+    ):
+        make_model_card(folder, folder / "evaluation")
+    older = json.loads(results.read_text())
+    del older["calibration"]
+    results.write_text(json.dumps(older))
+    make_model_card(folder, folder / "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "record", "sentence"),
+    [
+        (1.0, None, None),
+        (2.0, None, "The logits are divided by 2; nothing says why"),
+        (0.5, {"regions": 1200, "slides": 9}, "divided by 0.5, fitted on 1,200 regions of 9 patients or slides"),
+        (0.5, {"regions": 40, "slides": 2, "reason": "it rests on 2"}, "kept out of training. But it rests on 2."),
+        (
+            1.0,
+            {"regions": 0, "slides": 0, "reason": "not calibrated: why"},
+            "what the training left: not calibrated: why",
+        ),
+    ],
+)
+def test_a_card_says_how_far_probabilities_can_be_believed(folder, temperature, record, sentence):
+    path = folder / "config.json"
+    said = {"logit_temperature": temperature, **({} if record is None else {"calibration": record})}
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    text = make_model_card(folder).text
+    assert ("## How sure it is" in text) == (sentence is not None)
+    assert sentence is None or sentence in text
+
+
 def test_results_of_older_versions_do_not_say_whose_they_are_and_are_taken(folder):
     note_weights(folder, None)
     assert "Results" in make_model_card(folder, folder / "evaluation").text

@@ -131,6 +131,7 @@ def test_the_usual_head_is_told_by_its_weights_alone_as_before(make_model, proce
 def test_heads_of_the_same_weights_that_answer_differently_are_told_apart(make_model, processor):
     changes = [
         {},
+        {"logit_temperature": 2.0},
         {"head_readout": "first"},
         {"head_readout": "mean"},
         {"head_pooler": True},

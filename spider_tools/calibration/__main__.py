@@ -1,0 +1,47 @@
+"""Calibrate a model: fit, on a validation split, what its logits are divided by, so that it says how sure it is.
+
+No class that it names changes. Neither train nor test is looked at.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from ..data.settings import DataSettings
+from ..flags import add_flags, take
+from ..scripts import ScriptParser, run_script
+from .settings import CalibrationSettings
+
+DECIDED_BY_THE_MODEL = ("context_size", "patch_size", "class_names", "max_regions_per_class")
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
+    """The settings that the flags give; without --output_dir a model's own folder gets its temperature."""
+    parser = ScriptParser(prog="python -m spider_tools.calibration", description=__doc__, required=[DataSettings])
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a SPIDER model")
+    add_flags(parser, CalibrationSettings, without=("model",))
+    add_flags(parser, DataSettings, without=DECIDED_BY_THE_MODEL)
+    values = parser.values(argv)
+    if "output_dir" not in values:
+        if not Path(values["model"]).is_dir():
+            parser.error(f"--output_dir is needed: {values['model']} is no folder of this machine.")
+        values["output_dir"] = values["model"]
+    return values
+
+
+def main(values: dict[str, Any]) -> None:
+    """Calibrate and print what it changed."""
+    settings, data_settings = take(CalibrationSettings, values), take(DataSettings, values)
+    from .run import calibrate_model  # seconds of imports, which --help need not wait for
+
+    made = calibrate_model(settings, data_settings)
+    print(f"temperature {made['temperature']:.4g}, fitted on {made['regions']:,} regions of {made['slides']:,} slides")
+    for name, before in made["before"].items():
+        print(f"{name.replace('_', ' ')}: {before:.4f} before, {made['after'][name]:.4f} after, on the same regions")
+    if made["reason"] is not None:
+        print(f"Note: {made['reason']}.")
+    print(f"The model is in {settings.output_dir}")
+
+
+if __name__ == "__main__":
+    run_script(lambda argv: main(parse_args(argv)), kept="The model is as it was; the same command starts again.")
