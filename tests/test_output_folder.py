@@ -4,11 +4,11 @@ import subprocess
 import sys
 import types
 
+import accelerate
 import pytest
 from bound_by_rights import read_only, run_bound_by_rights
 from tiny_spider import ROOT
 
-from spider_tools import output_folder
 from spider_tools.output_folder import only_run_in
 
 HOLD = """
@@ -65,7 +65,7 @@ def test_all_processes_learn_whether_the_main_one_could_lock(tmp_path, monkeypat
         told.extend(problems)
         return problems if is_main else ["run: held by somebody else"]
 
-    monkeypatch.setattr(output_folder, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(accelerate.utils, "broadcast_object_list", broadcast)
     accelerator = types.SimpleNamespace(is_main_process=is_main)
     if is_main:
         with only_run_in(tmp_path, accelerator), pytest.raises(OSError, match="another run"), only_run_in(tmp_path):

@@ -48,11 +48,12 @@ def run_demo(folder: Path, settings: SyntheticSettings) -> None:
         write_dataset(dataset, settings, workers=2)
     shutil.rmtree(model_folder, ignore_errors=True)
     common = [f"--dataset={dataset}", f"--cache_dir={folder / 'cache'}"]
-    launch("train.py", "--recipe=small", *QUICK, f"--output_dir={model_folder}", *common)
+    patch_size = settings.patch_size
+    launch("train.py", "--recipe=small", *QUICK, f"--output_dir={model_folder}", f"--patch_size={patch_size}", *common)
     launch("evaluate.py", f"--model={model_folder}", f"--output_dir={report}", "--context_sizes=5,1", *common)
 
     model, processor = load(str(model_folder))
-    data = load_regions(DataSettings(str(dataset), cache_dir=folder / "cache"))
+    data = load_regions(DataSettings(str(dataset), patch_size=patch_size, cache_dir=folder / "cache"))
     test = data.splits["test"]
     shown = range(0, len(test), max(1, len(test) // SHOWN))
     images = [assemble_region(data.patches, test[i]["patches"]) for i in shown]

@@ -25,7 +25,7 @@ ROOT = remote_code.REPOSITORY_ROOT
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    demo.run_demo(folder, SyntheticSettings(train_slides=12, test_slides=5))  # two thirds of what a user gets
+    demo.run_demo(folder, SyntheticSettings(patch_size=112))  # a quarter of the px that a user gets
     return folder
 
 
@@ -50,14 +50,14 @@ def test_the_demo_leaves_a_picture_and_a_model_that_loads(demo_folder):
     assert (demo_folder / "prediction.png").read_bytes().startswith(b"\x89PNG")
     model, processor = demo.load(str(demo_folder / "model"))
     assert model.config.training["settings"]["train_backbone"] == "full"
-    assert processor.image_processor.region_size == 1120
+    assert processor.image_processor.region_size == 560
 
 
 @pytest.mark.slow
 def test_a_region_of_the_real_slide_gets_one_name(demo_folder, shared_folder):
     openslide = pytest.importorskip("openslide")
     slide = openslide.OpenSlide(shared_folder("slides") / "CMU-1-Small-Region.svs")
-    region = slide.read_region((400, 700), 0, (1120, 1120))
+    region = slide.read_region((400, 700), 0, (560, 560))
     model = AutoModel.from_pretrained(demo_folder / "model", trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(demo_folder / "model", trust_remote_code=True)
     (name,) = model(**processor(images=region, return_tensors="pt")).predicted_class_names
