@@ -106,7 +106,8 @@ def _head_sha256(model: "SpiderForImageClassification") -> str:
         if not name.startswith("backbone."):
             digest.update(f"{name} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy())
-    fields = {name: getattr(model.config, name) for name in _UNSEEN_IN_WEIGHTS}
+    # A model that was loaded with the code of its own folder may know fewer fields.
+    fields = {name: getattr(model.config, name, usual) for name, usual in _UNSEEN_IN_WEIGHTS.items()}
     unusual = {name: value for name, value in fields.items() if value != _UNSEEN_IN_WEIGHTS[name]}
     if unusual:
         digest.update(json.dumps(unusual, sort_keys=True).encode())

@@ -112,5 +112,6 @@ def as_png(figure: Figure) -> bytes:
     """A picture as the content of a PNG file."""
     content = io.BytesIO()
     # `savefig` draws twice, the first time to find the layout, which drawing finds by itself.
-    FigureCanvasAgg(figure).print_png(content)
+    # Level 6, Pillow's own, takes thrice the time for a tenth less.
+    FigureCanvasAgg(figure).print_png(content, pil_kwargs={"compress_level": 2})
     return content.getvalue()

@@ -217,7 +217,7 @@ def test_the_script_gives_the_same_report_with_one_process_and_with_two(settings
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *words, "--main_process_port=0", "evaluate.py"]
         + [f"--{name}={value}" for name, value in flags.items()],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "ACCELERATE_USE_CPU": "true"},
         cwd=ROOT,
         capture_output=True,
         text=True,
