@@ -69,5 +69,6 @@ def test_intervals_in_the_results_are_those_of_the_bootstrap(predictions):
 
 
 def test_the_results_are_also_returned(report, predictions):
-    returned = make_results(predictions, CONTEXT)
-    assert json.loads((report / "results.json").read_text(encoding="utf-8")) == returned
+    written = json.loads((report / "results.json").read_text(encoding="utf-8"))
+    del written["calibration"]
+    assert written == make_results(predictions, CONTEXT)
