@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..data.settings import DataSettings
+from ..evaluation.settings import DECIDED_BY_THE_MODEL
 from ..flags import add_flags, take
 from ..scripts import ScriptParser, run_script
 from .settings import CalibrationSettings
-
-DECIDED_BY_THE_MODEL = ("context_size", "patch_size", "class_names", "max_regions_per_class")
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
@@ -20,7 +19,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     parser = ScriptParser(prog="python -m spider_tools.calibration", description=__doc__, required=[DataSettings])
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a SPIDER model")
     add_flags(parser, CalibrationSettings, without=("model",))
-    add_flags(parser, DataSettings, without=DECIDED_BY_THE_MODEL)
+    add_flags(parser, DataSettings, without=(*DECIDED_BY_THE_MODEL, "max_regions_per_class"))
     values = parser.values(argv)
     if "output_dir" not in values:
         if not Path(values["model"]).is_dir():

@@ -1,6 +1,6 @@
 """95% intervals of the headline figures, by resampling patients, or slides where nobody names patients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -150,10 +150,32 @@ def bootstrap_intervals(
     check_slides(drawn_by, len(labels))
     if resamples < 1:
         raise ValueError(f"`resamples` must be at least 1, got {resamples}.")
-    names, slides = np.unique(np.asarray(drawn_by, dtype=str), return_inverse=True)
+    return intervals_over_draws(
+        lambda slides, counts: resampled_figures(probabilities, labels, slides, counts), drawn_by, resamples, seed, kind
+    )
+
+
+def intervals_over_draws(
+    figures: Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]],
+    drawn_by: Sequence[str],
+    resamples: int,
+    seed: int,
+    kind: str,
+) -> Intervals:
+    """95% intervals of any figures over sets of patients or slides drawn with replacement.
+
+    Args:
+        figures: Of the columns of the regions, int64 `(regions,)`, and the counts of `resample_counts`, gives the
+            figures of every set, float64 `(resamples,)`, by name.
+        drawn_by: See `bootstrap_intervals`, as the others.
+        resamples: Number of sets that are drawn.
+        seed: Chooses them.
+        kind: What `drawn_by` names.
+    """
+    names, columns = np.unique(np.asarray(drawn_by, dtype=str), return_inverse=True)
     if len(names) < MIN_FOR_INTERVAL:
         return Intervals(None, no_interval_reason(len(names), kind))
-    samples = resampled_figures(probabilities, labels, slides, resample_counts(len(names), resamples, seed))
+    samples = figures(columns, resample_counts(len(names), resamples, seed))
     return Intervals({name: percentile_interval(values) for name, values in samples.items()})
 
 

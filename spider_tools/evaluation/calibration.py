@@ -67,16 +67,17 @@ def _with_intervals(
     probabilities: np.ndarray, predictions: Predictions, context: ReportContext
 ) -> dict[str, dict[str, Any]]:
     labels = predictions.labels
-    names, drawn = np.unique(np.asarray(predictions.drawn_by, dtype=str), return_inverse=True)
-    if len(names) < bootstrap.MIN_FOR_INTERVAL:
-        intervals = bootstrap.Intervals(None, bootstrap.no_interval_reason(len(names), predictions.drawn_kind))
-    else:
-        counts = bootstrap.resample_counts(len(names), context.resamples, context.seed)
+
+    def resampled(drawn: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
         samples = bootstrap.resampled_figures(probabilities, labels, drawn, counts)
         regions = counts @ np.bincount(drawn)
         for name, values in likelihoods_and_distances(probabilities, labels).items():
             samples[name] = (counts @ np.bincount(drawn, values)) / regions
-        intervals = bootstrap.Intervals({name: bootstrap.percentile_interval(samples[name]) for name in _TITLES})
+        return {name: samples[name] for name in _TITLES}
+
+    intervals = bootstrap.intervals_over_draws(
+        resampled, predictions.drawn_by, context.resamples, context.seed, predictions.drawn_kind
+    )
     figures = calibration_figures(probabilities, labels)
     return {name: with_interval(value, name, intervals) for name, value in figures.items()}
 

@@ -47,13 +47,14 @@ def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportCon
 def _changes(before: Predictions, after: Predictions, context: ReportContext) -> dict[str, dict[str, Any]]:
     names = ("accuracy", "macro_f1")
     values = [metrics.headline_figures(p.probabilities, p.labels) for p in (before, after)]
-    names_drawn, drawn = np.unique(np.asarray(before.drawn_by, dtype=str), return_inverse=True)
-    if len(names_drawn) < bootstrap.MIN_FOR_INTERVAL:
-        intervals = bootstrap.Intervals(None, bootstrap.no_interval_reason(len(names_drawn), before.drawn_kind))
-    else:
-        counts = bootstrap.resample_counts(len(names_drawn), context.resamples, context.seed)
+
+    def changes(drawn: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
         old, new = (bootstrap.resampled_figures(p.probabilities, p.labels, drawn, counts) for p in (before, after))
-        intervals = bootstrap.Intervals({name: bootstrap.percentile_interval(new[name] - old[name]) for name in names})
+        return {name: new[name] - old[name] for name in names}
+
+    intervals = bootstrap.intervals_over_draws(
+        changes, before.drawn_by, context.resamples, context.seed, before.drawn_kind
+    )
     return {name: with_interval(values[1][name] - values[0][name], name, intervals) for name in names}
 
 

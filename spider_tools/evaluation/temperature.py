@@ -12,6 +12,7 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from .metrics import checked_regions
 
@@ -54,9 +55,7 @@ def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarra
     Returns:
         Float64 of the same shape.
     """
-    logits = _log(probabilities) / temperature
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    return np.asarray(softmax(_log(probabilities) / temperature, axis=1))
 
 
 def fit_temperature(probabilities: ArrayLike, labels: ArrayLike, drawn_by: Sequence[str]) -> TemperatureFit:
@@ -93,8 +92,7 @@ def fit_temperature(probabilities: ArrayLike, labels: ArrayLike, drawn_by: Seque
     logits = _log(probabilities)
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        return float(-(targets * (scaled - _log_sum_exp(scaled))).sum() / regions)
+        return float(-(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum() / regions)
 
     found = minimize_scalar(loss, bounds=tuple(np.log(_RANGE)), method="bounded", options={"xatol": 1e-6})
     temperature = float(np.exp(found.x))
@@ -109,8 +107,3 @@ def fit_temperature(probabilities: ArrayLike, labels: ArrayLike, drawn_by: Seque
 def _log(probabilities: np.ndarray) -> np.ndarray:
     exact = np.asarray(probabilities, dtype=np.float64)
     return np.log(np.maximum(exact, np.finfo(np.float32).tiny))
-
-
-def _log_sum_exp(values: np.ndarray) -> np.ndarray:
-    most = values.max(axis=1, keepdims=True)
-    return most + np.log(np.exp(values - most).sum(axis=1, keepdims=True))
