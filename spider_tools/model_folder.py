@@ -46,12 +46,22 @@ def save_model_folder(
         setattr(model.config, RECORD, {**import_record, "weights_sha256": weights_sha256(unfinished)})
         model.config.save_pretrained(unfinished)
     remote_code.processor_class()(image_processor).save_pretrained(unfinished)
+    replace_model(unfinished, folder)
+    unfinished.rmdir()
+
+
+def replace_model(unfinished: Path, folder: Path) -> None:
+    """Move the files of a whole model to their place, config.json last; no weights of an earlier one stay there.
+
+    Args:
+        unfinished: Folder beside, of the model's files alone; empty afterwards.
+        folder: Is there.
+    """
     readable_as_umask_says(unfinished)
     (folder / "config.json").unlink(missing_ok=True)
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
     move_in(unfinished, folder)
-    unfinished.rmdir()
 
 
 def code_files(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -17,7 +16,7 @@ from ..evaluation.temperature import fit_temperature, with_temperature
 from ..files import read_json_object, require_writable, write_text
 from ..hugging_face_home import require_hugging_face_home
 from ..launching import make_accelerator
-from ..model_folder import move_in
+from ..model_folder import replace_model
 from ..output_folder import only_run_in
 from ..patients import patients_or_slides
 from ..publishing.checks import model_files
@@ -101,6 +100,4 @@ def _write(files: dict[str, Path], target: Path, config: dict[str, Any]) -> None
             if file != "config.json":
                 shutil.copyfile(path, unfinished / file)
         write_text(unfinished / "config.json", text)
-        for path in unfinished.iterdir():
-            os.chmod(path, (unfinished / "config.json").stat().st_mode)
-        move_in(unfinished, target)
+        replace_model(unfinished, target)

@@ -69,8 +69,7 @@ class Selection:
         bad = self._refuse_untrained_classes(table, rows, labels, names)
         _warn_of_shared(rows, table)
         if not len(rows["validation"]):
-            belongs_to = patients_or_slides(table["patient_id"].to_pylist(), table["slide_id"].to_pylist())
-            self._cut_validation(rows, np.unique(belongs_to, return_inverse=True)[1], labels)
+            self._cut_validation(rows, table, labels)
         limit = self._settings.max_regions_per_class
         if limit is not None:
             kept = {name: splits.limit_per_class(labels[rows[name]], limit, self._settings.seed) for name in SPLITS}
@@ -96,10 +95,12 @@ class Selection:
             refuse(bad)
         return bad
 
-    def _cut_validation(self, rows: dict[str, np.ndarray], patients: np.ndarray, labels: np.ndarray) -> None:
+    def _cut_validation(self, rows: dict[str, np.ndarray], table: Any, labels: np.ndarray) -> None:
         fraction, train = self._settings.validation_fraction, rows["train"]
         if fraction == 0 or not len(train):
             return
+        belongs_to = patients_or_slides(table["patient_id"].to_pylist(), table["slide_id"].to_pylist())
+        patients = np.unique(belongs_to, return_inverse=True)[1]
         chosen = splits.cut_validation(patients[train], labels[train], fraction, self._settings.seed)
         rows["validation"], rows["train"] = train[chosen], train[~chosen]
         if not chosen.any():
