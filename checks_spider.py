@@ -37,6 +37,12 @@ def check_number(field: str, value: Any, low: float, high: float, kind: str = "a
         raise ValueError(f"`{field}` must be {kind}, got {value!r}; {low} to {high} are possible.")
 
 
+def check_optional_number(field: str, value: Any, low: float, high: float) -> None:
+    """Like `check_number`; None passes too."""
+    if value is not None:
+        check_number(field, value, low, high, "a number or None")
+
+
 def check_choice(field: str, value: Any, *choices: Optional[str]) -> None:
     """Raise `ValueError` unless the value of a field is one of these."""
     if value not in choices:

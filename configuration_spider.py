@@ -12,6 +12,7 @@ from .checks_spider import (
     check_choice,
     check_integer,
     check_number,
+    check_optional_number,
     check_probability,
     check_type,
     check_values,
@@ -73,6 +74,14 @@ class SpiderConfig(PretrainedConfig):
         logit_temperature (`float`, *optional*, defaults to 1.0):
             What the logits are divided by, so that their softmax is calibrated (Guo et al., arXiv 1706.04599). It
             changes no order of classes. Fitted on regions that the model has not learnt from, see `calibration`.
+        familiarity_means (`int`, *optional*, defaults to 0):
+            Number of means of the model's `familiarity`, which measures how unlike what it has learnt from a region
+            is; 0 for a model without.
+        unfamiliarity_threshold (`float`, *optional*):
+            The largest `unfamiliarity` of a region that counts as familiar. None where nobody fitted one.
+        conformal_scores (`int`, *optional*, defaults to 0):
+            Most scores of a class that the model's `class_sets` remembers, by which it tells what classes are
+            plausible; 0 for a model without.
         backbone_batch_size (`int`, *optional*, defaults to 64):
             Patches that go through the backbone at once where no gradient is needed. It bounds the memory of a
             forward pass whatever the number of regions, and does not change the result.
@@ -86,7 +95,7 @@ class SpiderConfig(PretrainedConfig):
 
     model_type = "spider"
     sub_configs = {"backbone_config": Dinov2WithRegistersConfig}
-    keys_to_ignore_at_inference = ["label", "context_attention"]
+    keys_to_ignore_at_inference = ["label", "context_attention", "unfamiliarity", "is_familiar", "class_p_values"]
     _auto_class = "AutoConfig"
 
     def __init__(
@@ -108,6 +117,9 @@ class SpiderConfig(PretrainedConfig):
         head_attention_probs_dropout_prob: float = 0.3,
         head_dropout_prob: float = 0.3,
         logit_temperature: float = 1.0,
+        familiarity_means: int = 0,
+        unfamiliarity_threshold: Optional[float] = None,
+        conformal_scores: int = 0,
         backbone_batch_size: int = 64,
         freeze_backbone: bool = True,
         **kwargs: Any,
@@ -132,6 +144,9 @@ class SpiderConfig(PretrainedConfig):
         self.head_attention_probs_dropout_prob = head_attention_probs_dropout_prob
         self.head_dropout_prob = head_dropout_prob
         self.logit_temperature = logit_temperature
+        self.familiarity_means = familiarity_means
+        self.unfamiliarity_threshold = unfamiliarity_threshold
+        self.conformal_scores = conformal_scores
         self.backbone_batch_size = backbone_batch_size
         self.freeze_backbone = freeze_backbone
         self._check_fields()
@@ -309,6 +324,9 @@ _CHECKS: dict[str, tuple] = {
     "head_attention_probs_dropout_prob": (check_probability,),
     "head_dropout_prob": (check_probability,),
     "logit_temperature": (check_number, 0.01, 100, "a positive number"),
+    "familiarity_means": (check_integer, 0, 100_000),
+    "unfamiliarity_threshold": (check_optional_number, 0, 1e6),
+    "conformal_scores": (check_integer, 0, 100_000),
     "backbone_batch_size": (check_integer, 1, 2**31 - 1),
     "freeze_backbone": (check_type,),
 }

@@ -11,11 +11,12 @@ from transformers import AutoModelForImageClassification, BertModel, Dinov2WithR
 from transformers.utils import logging
 
 from .backbone_spider import accept_other_names, give_own_storage, has_adapters, learns, own_parameters, parameter_names
+from .certainty_spider import ClassSets, Familiarity
 from .checks_spider import describe, fits
 from .configuration_spider import SpiderConfig
 from .head_spider import attention_of, read_out
 from .outputs_spider import SpiderOutput, output_type
-from .sources_spider import make_replaceable, refuse_weights_elsewhere, warn_of_other_code
+from .sources_spider import make_replaceable, refuse_weights_elsewhere, warn_of_other_code, warn_unless_verified
 
 logger = logging.get_logger(__name__)
 
@@ -41,6 +42,8 @@ class SpiderForImageClassification(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["Dinov2WithRegistersEmbeddings", "Dinov2WithRegistersLayer", "BertEmbeddings", "BertLayer"]
     _auto_class = "AutoModelForImageClassification"
+    familiarity: Optional[Familiarity]
+    class_sets: Optional[ClassSets]
 
     def __init__(self, config: SpiderConfig) -> None:
         super().__init__(config)
@@ -53,6 +56,7 @@ class SpiderForImageClassification(PreTrainedModel):
         self.context_encoder = BertModel(config.context_encoder_config(), add_pooling_layer=config.head_pooler)
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.classifier_size, config.num_labels)
+        self.remember(config.familiarity_means, config.conformal_scores)
         self.post_init()
         self._follow_freezing()
 
@@ -70,7 +74,7 @@ class SpiderForImageClassification(PreTrainedModel):
         model._is_frozen = False  # Transformers 5 makes the parameters anew
         model._follow_freezing()
         warn_of_other_code(source)
-        _warn_unless_verified(model.config)
+        warn_unless_verified(model.config)
         return loaded
 
     def forward(
@@ -128,7 +132,11 @@ class SpiderForImageClassification(PreTrainedModel):
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.float(), labels.to(logits.device))
         output = output_type(self.config.class_names)(
-            loss=loss, logits=logits, label=logits.argmax(dim=-1), context_attention=context_attention
+            loss=loss,
+            logits=logits,
+            label=logits.argmax(dim=-1),
+            context_attention=context_attention,
+            **self._doubts(patch_embeddings, context_mask, logits),
         )
         return output if return_dict else output.to_tuple()
 
@@ -179,6 +187,19 @@ class SpiderForImageClassification(PreTrainedModel):
         self._check_embedding_grid(patch_embeddings)
         return self._encode_grid(patch_embeddings, self._checked_mask(context_mask, patch_embeddings), False)[0]
 
+    def remember(self, familiarity_means: int = 0, conformal_scores: int = 0) -> None:
+        """Make room for what the model knows of its own limits; `familiarity` and `class_sets` are to be filled.
+
+        Args:
+            familiarity_means: See the configuration, whose field it sets; 0 for no `familiarity`.
+            conformal_scores: Likewise, 0 for no `class_sets`.
+        """
+        config = self.config
+        config.familiarity_means, config.conformal_scores = familiarity_means, conformal_scores
+        hidden = config.backbone_config.hidden_size
+        self.familiarity = Familiarity(hidden, familiarity_means) if familiarity_means else None
+        self.class_sets = ClassSets(config.num_labels, conformal_scores) if conformal_scores else None
+
     def freeze_backbone(self) -> None:
         """Keep the backbone as it is in training: no gradients, no dropout. This is the default.
 
@@ -223,6 +244,11 @@ class SpiderForImageClassification(PreTrainedModel):
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
         if self.context_encoder._can_set_attn_implementation():
             self.context_encoder.set_attn_implementation(self.config._attn_implementation)
+
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (Familiarity, ClassSets)):
+            module.forget()
 
     def _follow_freezing(self) -> None:
         """Freeze the backbone's own parameters if the configuration says so, unless somebody set them free since."""
@@ -298,6 +324,20 @@ class SpiderForImageClassification(PreTrainedModel):
             return logits, None
         return logits, attention_of(self.context_encoder, encoded.hidden_states[-2], self.config, context_mask)
 
+    def _doubts(
+        self, patch_embeddings: torch.Tensor, context_mask: Optional[torch.Tensor], logits: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What an output says of its own limits, as far as the model remembers what that takes."""
+        doubts = {}
+        with torch.no_grad():
+            if self.familiarity is not None:
+                doubts["unfamiliarity"] = self.familiarity(patch_embeddings, context_mask)
+                if self.config.unfamiliarity_threshold is not None:
+                    doubts["is_familiar"] = doubts["unfamiliarity"] <= self.config.unfamiliarity_threshold
+            if self.class_sets is not None:
+                doubts["class_p_values"] = self.class_sets(logits.float().softmax(dim=-1))
+        return doubts
+
     def _check_pixels(self, pixel_values: torch.Tensor, *shape: int) -> None:
         if not fits(pixel_values, *shape) or len(pixel_values) == 0:
             side, patches, region = self.config.patch_size, self.config.num_context_patches, self.config.region_size
@@ -343,20 +383,6 @@ class SpiderForImageClassification(PreTrainedModel):
         if not torch.compiler.is_compiling() and not bool(((labels >= 0) & (labels < classes)).all()):
             raise ValueError(f"Expected `labels` from 0 to {classes - 1}, got {labels.tolist()}.")
         return labels.long()
-
-
-def _warn_unless_verified(config: SpiderConfig) -> None:
-    """Tell, once, of a model that was imported from elsewhere and never held against its own code."""
-    record = getattr(config, "import", None)
-    proven = isinstance(record, dict) and record.get("verified") is True and isinstance(record.get("proof"), dict)
-    if record is None or proven:
-        return
-    source = record.get("source") if isinstance(record, dict) else None
-    logger.warning_once(
-        f"This model was imported from {source or 'elsewhere'} and never compared with the source's own code. What "
-        "config.json lists as assumptions under `import` may be wrong, and its answers with them. Import it again with "
-        "--verify: python -m spider_tools.weights import-spider --help"
-    )
 
 
 # `pipeline("image-classification", model=...)` logs an error about a model of a class that is not registered.

@@ -23,6 +23,12 @@ class SpiderOutput(ModelOutput):
             How much the token that the class is read from (see `head_readout` of the configuration, by default the
             centre) looks at each patch in the head's last layer, averaged over its attention heads. Rows sum to 1; a
             missing patch gets 0.
+        unfamiliarity (`torch.FloatTensor` of shape `(batch,)`, of a model that has `familiarity`): How unlike what the
+            model has learnt from the region is, from 0; about 1 is usual.
+        is_familiar (`torch.BoolTensor` of shape `(batch,)`, where the configuration has `unfamiliarity_threshold`):
+            Whether `unfamiliarity` is at most that. The class of a region that is not is a guess at best.
+        class_p_values (`torch.FloatTensor` of shape `(batch, num_labels)`, of a model that has `class_sets`): How
+            plausible each class is, in (0, 1]; see `prediction_sets`.
         class_names (`tuple[str, ...]`): All class names, in the order of the logits.
         predicted_class_names (`list[str]` of length `batch`): Name of the predicted class of each region.
     """
@@ -31,6 +37,9 @@ class SpiderOutput(ModelOutput):
     logits: Optional[torch.FloatTensor] = None
     label: Optional[torch.LongTensor] = None
     context_attention: Optional[torch.FloatTensor] = None
+    unfamiliarity: Optional[torch.FloatTensor] = None
+    is_familiar: Optional[torch.BoolTensor] = None
+    class_p_values: Optional[torch.FloatTensor] = None
 
     class_names: ClassVar[tuple[str, ...]] = ()
 
@@ -38,6 +47,27 @@ class SpiderOutput(ModelOutput):
     def predicted_class_names(self) -> list[str]:
         """Name of the predicted class of each region, `batch` strings."""
         return [] if self.label is None else [self.class_names[i] for i in self.label.tolist()]
+
+    def prediction_sets(self, alpha: float = 0.1) -> list[list[str]]:
+        """The classes that cannot be ruled out, by region, the most probable first.
+
+        Of regions like those that the sets were fitted to, at most a share `alpha` of each class is given a set without
+        its true class. A set may hold no class, where none is plausible, and holds every class of which fewer than
+        about `1 / alpha` regions or slides were there to fit to.
+
+        Args:
+            alpha: Share of wrong sets that is accepted, in (0, 1).
+
+        Raises:
+            ValueError: `alpha` is out of range, or the model has no `class_sets`.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"`alpha` must lie between 0 and 1, got {alpha!r}.")
+        if self.class_p_values is None or self.logits is None:
+            raise ValueError("The model has nothing to make prediction sets of: `class_p_values` is None.")
+        order = self.logits.argsort(dim=-1, descending=True).tolist()
+        plausible = (self.class_p_values > alpha).tolist()
+        return [[self.class_names[k] for k in row if kept[k]] for row, kept in zip(order, plausible)]
 
     def __getitem__(self, key: Any) -> Any:
         """Field by name, `"predicted_class_names"` included, or by index of `to_tuple`."""

@@ -102,3 +102,17 @@ def warn_of_other_code(folder: Any) -> None:
             f"{folder} and {others[0]} have one name and different code, and Transformers keeps one of the two: models "
             "of the other run it. Load them in processes of their own, or rename a folder."
         )
+
+
+def warn_unless_verified(config: Any) -> None:
+    """Tell, once, of a model that was imported from elsewhere and never held against its own code."""
+    record = getattr(config, "import", None)
+    proven = isinstance(record, dict) and record.get("verified") is True and isinstance(record.get("proof"), dict)
+    if record is None or proven:
+        return
+    source = record.get("source") if isinstance(record, dict) else None
+    logger.warning_once(
+        f"This model was imported from {source or 'elsewhere'} and never compared with the source's own code. What "
+        "config.json lists as assumptions under `import` may be wrong, and its answers with them. Import it again with "
+        "--verify: python -m spider_tools.weights import-spider --help"
+    )

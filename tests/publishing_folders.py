@@ -17,6 +17,7 @@ REPO = "lab/spider-skin"
 SETTINGS = PublishSettings(token=WRITER)
 MODEL_FILES = [
     "backbone_spider.py",
+    "certainty_spider.py",
     "checks_spider.py",
     "config.json",
     "configuration_spider.py",
