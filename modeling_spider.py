@@ -187,18 +187,20 @@ class SpiderForImageClassification(PreTrainedModel):
         self._check_embedding_grid(patch_embeddings)
         return self._encode_grid(patch_embeddings, self._checked_mask(context_mask, patch_embeddings), False)[0]
 
-    def remember(self, familiarity_means: int = 0, conformal_scores: int = 0) -> None:
-        """Make room for what the model knows of its own limits; `familiarity` and `class_sets` are to be filled.
+    def remember(self, familiarity_means: Optional[int] = None, conformal_scores: Optional[int] = None) -> None:
+        """Make room for what the model knows of its own limits; the new `familiarity` or `class_sets` are to be filled.
 
         Args:
-            familiarity_means: See the configuration, whose field it sets; 0 for no `familiarity`.
-            conformal_scores: Likewise, 0 for no `class_sets`.
+            familiarity_means: See the configuration, whose field it sets; 0 for no `familiarity`, None to keep it.
+            conformal_scores: Likewise of `class_sets`.
         """
-        config = self.config
-        config.familiarity_means, config.conformal_scores = familiarity_means, conformal_scores
-        hidden = config.backbone_config.hidden_size
-        self.familiarity = Familiarity(hidden, familiarity_means) if familiarity_means else None
-        self.class_sets = ClassSets(config.num_labels, conformal_scores) if conformal_scores else None
+        config, device = self.config, self.device
+        if familiarity_means is not None:
+            config.familiarity_means, hidden = familiarity_means, config.backbone_config.hidden_size
+            self.familiarity = Familiarity(hidden, familiarity_means).to(device) if familiarity_means else None
+        if conformal_scores is not None:
+            config.conformal_scores = conformal_scores
+            self.class_sets = ClassSets(config.num_labels, conformal_scores).to(device) if conformal_scores else None
 
     def freeze_backbone(self) -> None:
         """Keep the backbone as it is in training: no gradients, no dropout. This is the default.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 if TYPE_CHECKING:
+    import torch
+
     from configuration_spider import SpiderConfig as SpiderConfig
     from image_processor_spider import SpiderImageProcessor as SpiderImageProcessor
     from modeling_spider import SpiderForImageClassification as SpiderForImageClassification
@@ -39,6 +41,11 @@ def image_processor_class(folder: Path = REPOSITORY_ROOT) -> "type[SpiderImagePr
 def processor_class(folder: Path = REPOSITORY_ROOT) -> "type[SpiderProcessor]":
     """The class `SpiderProcessor` of a model folder."""
     return _load("processing_spider.SpiderProcessor", folder)
+
+
+def improbability(probabilities: "torch.Tensor") -> "torch.Tensor":
+    """The score of prediction sets, as the model computes it: see there, in certainty_spider.py."""
+    return _load("certainty_spider.improbability", REPOSITORY_ROOT)(probabilities)
 
 
 def _load(reference: str, folder: Path) -> Any:

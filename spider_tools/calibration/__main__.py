@@ -1,6 +1,6 @@
-"""Calibrate a model: fit, on a validation split, what its logits are divided by, so that it says how sure it is.
+"""Calibrate a model: fit, on a validation split, how sure it may be and which classes it cannot rule out.
 
-No class that it names changes. Neither train nor test is looked at.
+No class that it names changes. The test split is not looked at, and train only with --familiarity.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,12 @@ def main(values: dict[str, Any]) -> None:
         print(f"{name.replace('_', ' ')}: {before:.4f} before, {made['after'][name]:.4f} after, on the same regions")
     if made["reason"] is not None:
         print(f"Note: {made['reason']}.")
+    familiarity = made["familiarity"]
+    if familiarity["threshold"] is not None:
+        rate = familiarity["false_alarm_rate"]
+        print(f"unfamiliar above {familiarity['threshold']:.4g}, which {rate:.0%} of the same regions exceed")
+    else:
+        print(f"What is unfamiliar is not known: {familiarity['reason']}. --familiarity learns it.")
     print(f"The model is in {settings.output_dir}")
 
 

@@ -1,22 +1,27 @@
-"""A temperature for a model that is there already, and the model with it."""
+"""A temperature, prediction sets and what is familiar, for a model that is there already, and the model with them."""
 
-import json
 import logging
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import safe_open
+
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
 from ..evaluation.calibration import calibration_figures
-from ..evaluation.run import matching_split, predict_split
-from ..evaluation.temperature import fit_temperature, with_temperature
-from ..files import read_json_object, require_writable, write_text
+from ..evaluation.familiarity import MOST_REGIONS, fit_familiarity
+from ..evaluation.limits import learn_limits
+from ..evaluation.run import AskedModel, matching_split
+from ..evaluation.temperature import with_temperature
+from ..files import require_writable
 from ..hugging_face_home import require_hugging_face_home
+from ..import_record import RECORD
 from ..launching import make_accelerator
-from ..model_folder import replace_model
+from ..model_folder import INDEX, save_model_folder, weight_files, weights_sha256
 from ..output_folder import only_run_in
 from ..patients import patients_or_slides
 from ..publishing.checks import model_files
@@ -30,9 +35,11 @@ SPLIT = "validation"
 
 
 def calibrate_model(settings: CalibrationSettings, data_settings: DataSettings) -> dict[str, Any]:
-    """Fit a model's temperature on the validation split of a data set, and write the model with it.
+    """Fit a model's temperature and prediction sets on the validation split of a data set, and write the model.
 
-    Weights and code are copied as they are; config.json gets `logit_temperature` and `calibration`.
+    With `settings.familiarity` it also learns, from the train split, what is familiar. Weights stay as they are, in
+    their dtype; the folder gets this version's code, which knows what was fitted. config.json notes it under
+    `calibration`.
 
     Args:
         settings: See there.
@@ -40,7 +47,8 @@ def calibrate_model(settings: CalibrationSettings, data_settings: DataSettings) 
 
     Returns:
         `temperature`, the whole of it; `regions` and `slides` that it was fitted on; `reason`, a doubt about it or
-        None; `before` and `after`, figures of `evaluation.calibration` on these regions.
+        None; `familiarity` and `sets` as in config.json; `before` and `after`, figures of `evaluation.calibration` on
+        these regions.
 
     Raises:
         ValueError: Model and data do not fit each other, or there are too few regions to fit a temperature to.
@@ -50,28 +58,31 @@ def calibrate_model(settings: CalibrationSettings, data_settings: DataSettings) 
     settings.require_store_folder()
     require_hugging_face_home()
     folder = locate(settings.model, settings.revision)
-    files = model_files(folder)
+    model_files(folder)
     config = load_config(settings.model, settings.revision)
     accelerator = make_accelerator()
     data = _load(replace(data_settings, context_size=config.context_size, patch_size=config.patch_size))
     split = matching_split(data, SPLIT, config.class_names)
     with only_run_in(settings.output_dir, accelerator):
-        stores = settings.output_dir / "training" / "embeddings"  # where a run of training has left them
-        labels, by_size = predict_split(accelerator, settings, data, split, SPLIT, [config.context_size], stores)
-        probabilities = by_size[config.context_size]
-        fit = fit_temperature(probabilities, labels, patients_or_slides(split["patient_id"], split["slide_id"]))
-        if fit.temperature == 1 and fit.reason is not None:
-            raise ValueError(f"{data.name} leaves {settings.model} {fit.reason}.")
-        made = fit.as_json() | {"temperature": fit.temperature * config.logit_temperature}
-        told = {"logit_temperature": made["temperature"], "calibration": {"dataset": data.name, "split": SPLIT, **made}}
+        # Where a run of training has left them.
+        asked = AskedModel(accelerator, settings, data, settings.output_dir / "training" / "embeddings")
+        fitted_to = _learn_familiarity(asked, data, data_settings.seed) if settings.familiarity else _fitted_to(config)
+        answers = asked.about({SPLIT: split}, [config.context_size])
+        drawn_by = patients_or_slides(split["patient_id"], split["slide_id"])
+        old = config.logit_temperature
+        made = learn_limits(asked.model, answers, drawn_by, fitted_to)
+        if made["sets"] is None:
+            raise ValueError(f"{data.name} leaves {settings.model} {made['reason']}.")
+        asked.model.config.calibration = {"dataset": data.name, "split": SPLIT, **made}
         if accelerator.is_main_process:
-            _write(files, settings.output_dir, read_json_object(folder / "config.json") | told)
+            _write(asked, folder, settings.output_dir)
     accelerator.end_training()
-    calibrated = with_temperature(probabilities, fit.temperature)
+    probabilities = answers.probabilities[config.context_size]
+    calibrated = with_temperature(probabilities, made["temperature"] / old)
     return {
         **made,
-        "before": calibration_figures(probabilities, labels),
-        "after": calibration_figures(calibrated, labels),
+        "before": calibration_figures(probabilities, answers.labels),
+        "after": calibration_figures(calibrated, answers.labels),
     }
 
 
@@ -88,16 +99,37 @@ def _load(settings: DataSettings) -> RegionData:
     return load_regions(settings)
 
 
-def _write(files: dict[str, Path], target: Path, config: dict[str, Any]) -> None:
-    """Copy a model whole or not at all, config.json last; of a model in its own folder that alone is written."""
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    if target.is_dir() and (target / "config.json").is_file() and target.samefile(files["config.json"].parent):
-        write_text(target / "config.json", text)
-        return
-    with tempfile.TemporaryDirectory(prefix=".model.", dir=target) as name:
-        unfinished = Path(name)
-        for file, path in files.items():
-            if file != "config.json":
-                shutil.copyfile(path, unfinished / file)
-        write_text(unfinished / "config.json", text)
-        replace_model(unfinished, target)
+def _learn_familiarity(asked: AskedModel, data: RegionData, seed: int) -> int:
+    """Let the model learn what is familiar from the train split's central patches, which are embedded."""
+    split = matching_split(data, "train", asked.model.config.class_names)
+    if len(split) > MOST_REGIONS:
+        split = split.select(np.sort(np.random.default_rng(seed).choice(len(split), MOST_REGIONS, replace=False)))
+    center = asked.model.config.center_index
+    names = pa.array([patches[center] for patches in split["patches"]], pa.string())
+    store = asked.store_of(names)
+    return fit_familiarity(asked.model, store[store.rows(names)].float().numpy(), np.asarray(split["label"]))
+
+
+def _fitted_to(config: Any) -> int:
+    """Regions that the model's familiarity was fitted to, as its configuration notes it."""
+    noted = (getattr(config, "calibration", None) or {}).get("familiarity") or {}
+    return int(noted.get("fitted_to", 0))
+
+
+def _write(asked: AskedModel, source: Path, target: Path) -> None:
+    """Write the model in the dtype that its files have; the record of an import stays that of the same weights."""
+    record = getattr(asked.model.config, RECORD, None)
+    is_of_these = isinstance(record, dict) and record.get("weights_sha256") == weights_sha256(source)
+    model = asked.model.cpu().to(_dtype_of(source)).eval()
+    save_model_folder(model, asked.image_processor, target, record if is_of_these else None)
+
+
+def _dtype_of(folder: Path) -> torch.dtype:
+    """The dtype of the classifier in a model's files."""
+    for name in weight_files(folder):
+        if name == INDEX:
+            continue
+        with safe_open(folder / name, framework="pt") as tensors:
+            if "classifier.weight" in tensors.keys():
+                return tensors.get_tensor("classifier.weight").dtype
+    raise ValueError(f"{folder} has no weights named classifier.weight.")

@@ -27,6 +27,11 @@ class RegionGrid:
         """Number of regions."""
         return len(self.labels)
 
+    def centers(self, numbers: np.ndarray) -> "RegionGrid":
+        """Some of the regions, int64 numbers `(n,)`, each cut down to its central patch."""
+        center = self.rows.shape[1] // 2
+        return RegionGrid(self.rows[numbers, center : center + 1], self.labels[numbers], self.slides[numbers])
+
 
 def unique_patch_names(splits: Mapping[str, Any]) -> pa.Array:
     """The names of all patches, each once and in alphabetical order, as a pyarrow array of strings.

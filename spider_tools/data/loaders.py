@@ -48,6 +48,10 @@ class EmbeddedRegions(Dataset):
         """Number of regions."""
         return len(self.grid)
 
+    def centers(self, numbers: np.ndarray) -> "EmbeddedRegions":
+        """See `RegionGrid.centers`."""
+        return EmbeddedRegions(self.grid.centers(numbers), self._store)
+
     @property
     def bytes_per_region(self) -> int:
         """Size of a region of a batch."""
@@ -76,6 +80,10 @@ class PixelRegions(Dataset):
     def __len__(self) -> int:
         """Number of regions."""
         return len(self.grid)
+
+    def centers(self, numbers: np.ndarray) -> "PixelRegions":
+        """See `RegionGrid.centers`."""
+        return PixelRegions(self.grid.centers(numbers), self._names, self._source)
 
     @property
     def bytes_per_region(self) -> int:

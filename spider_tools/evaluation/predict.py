@@ -1,7 +1,8 @@
 """Class probabilities for all regions of a split, by all processes, without duplicates."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import torch
@@ -13,6 +14,21 @@ from ..workers import worker_failures_in_words
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model says about the regions of a split, in its order.
+
+    Attributes:
+        labels: The true classes, int64 `(regions,)`.
+        probabilities: By context size, float32 `(regions, classes)`.
+        unfamiliarity: With all of the context, float32 `(regions,)`; None of a model without `familiarity`.
+    """
+
+    labels: np.ndarray
+    probabilities: dict[int, np.ndarray]
+    unfamiliarity: Optional[np.ndarray] = None
 
 
 class RegionClassifier(nn.Module):
@@ -58,7 +74,7 @@ def context_window(patches: int, context_size: int) -> torch.Tensor:
 @torch.no_grad()
 def predict(
     accelerator: Accelerator, classifier: nn.Module, loader: Any, context_sizes: Sequence[int], progress: str = ""
-) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+) -> Answers:
     """Classify every region once, with contexts of one or more sizes.
 
     Args:
@@ -68,16 +84,13 @@ def predict(
         context_sizes: Patches along one side that are not masked.
         progress: Title of the progress bar; none without it.
 
-    Returns:
-        labels int64 `(regions,)`, and by context size the probabilities, float32 `(regions, classes)`, in the order of
-        the split.
-
     Raises:
         FloatingPointError: Logits are NaN or infinite.
     """
     classifier.eval()
     plain = accelerator.unwrap_model(classifier)
     labels: list[torch.Tensor] = []
+    unfamiliarity: list[torch.Tensor] = []
     probabilities: dict[int, list[torch.Tensor]] = {size: [] for size in context_sizes}
     hidden = not progress or not accelerator.is_main_process
     with (
@@ -86,6 +99,9 @@ def predict(
     ):
         for batch in loader:
             embedded = {"patch_embeddings": _with_autocast(accelerator, plain.embed, batch)}
+            if plain.model.familiarity is not None:
+                found = plain.model.familiarity(embedded["patch_embeddings"], batch["context_mask"])
+                unfamiliarity.append(accelerator.gather_for_metrics(found).cpu())
             for size in context_sizes:
                 mask = batch["context_mask"] & context_window(batch["context_mask"].shape[1], size).to(
                     batch["context_mask"].device
@@ -100,7 +116,11 @@ def predict(
                 probabilities[size].append(gathered.cpu())
             labels.append(accelerator.gather_for_metrics(batch["labels"]).cpu())
             bar.update(len(labels[-1]))
-    return torch.cat(labels).numpy(), {size: torch.cat(parts).numpy() for size, parts in probabilities.items()}
+    return Answers(
+        torch.cat(labels).numpy(),
+        {size: torch.cat(parts).numpy() for size, parts in probabilities.items()},
+        torch.cat(unfamiliarity).numpy() if unfamiliarity else None,
+    )
 
 
 def _with_autocast(accelerator: Accelerator, function: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -13,6 +13,28 @@ from . import metrics
 
 
 @dataclass(frozen=True, eq=False)
+class Limits:
+    """What a model says of the limits of its answers; None for what it does not know.
+
+    Attributes:
+        unfamiliarity: Float32 `(regions,)`.
+        threshold: Above it a region is unfamiliar.
+        class_p_values: Float32 `(regions, classes)`.
+    """
+
+    unfamiliarity: Optional[np.ndarray] = None
+    threshold: Optional[float] = None
+    class_p_values: Optional[np.ndarray] = None
+
+    @property
+    def is_familiar(self) -> Optional[np.ndarray]:
+        """bool `(regions,)`."""
+        if self.unfamiliarity is None or self.threshold is None:
+            return None
+        return self.unfamiliarity <= self.threshold
+
+
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """What a model said about the regions of a split.
 
@@ -23,6 +45,7 @@ class Predictions:
         class_names: In the order of the probabilities.
         region_ids: Name of the central patch of every region, or `None`.
         patient_ids: The patient of every region, `None` where nobody names one, or `None` for all.
+        limits: What the model says of their limits.
 
     Raises:
         ValueError: Lengths, shapes or ranges do not fit, there is no region, or all regions are of one class.
@@ -34,6 +57,7 @@ class Predictions:
     class_names: Sequence[str]
     region_ids: Optional[Sequence[str]] = None
     patient_ids: Optional[Sequence[Optional[str]]] = None
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         """Bring arrays to exact dtypes, and refuse what does not fit together."""
@@ -48,6 +72,9 @@ class Predictions:
             values = getattr(self, field)
             if values is not None and len(values) != regions:
                 raise ValueError(f"Expected one of `{field}` per region, got {len(values)} for {regions} regions.")
+        for said in (self.limits.unfamiliarity, self.limits.class_p_values):
+            if said is not None and len(said) != regions:
+                raise ValueError(f"Expected limits of {regions} regions, got {len(said)}.")
         metrics.check_slides(self.slide_ids, regions)
 
     @property
@@ -85,8 +112,8 @@ def predictions_table(predictions: Predictions) -> pa.Table:
 
     Returns:
         `slide_id`, `patient_id` (or null), `patch` (name of the central patch, or null), `true_class`,
-        `predicted_class`, one float column `probability: <class>` for every class, and `entropy` of the probabilities
-        in nat, 0 to ln(classes).
+        `predicted_class`, one float column `probability: <class>` for every class, `entropy` of the probabilities
+        in nat, 0 to ln(classes), and `unfamiliarity` and `is_familiar`, null of a model that does not know.
     """
     names = predictions.class_names
     nothing = [None] * len(predictions.labels)
@@ -99,4 +126,9 @@ def predictions_table(predictions: Predictions) -> pa.Table:
         "true_class": class_column(predictions.labels, names),
         "predicted_class": class_column(predictions.predicted, names),
     }
-    return pa.table({**columns, **probability_columns(predictions.probabilities, names)})
+    limits = predictions.limits
+    doubts = {
+        "unfamiliarity": pa.array(nothing if limits.unfamiliarity is None else limits.unfamiliarity, pa.float32()),
+        "is_familiar": pa.array(nothing if limits.is_familiar is None else limits.is_familiar, pa.bool_()),
+    }
+    return pa.table({**columns, **probability_columns(predictions.probabilities, names), **doubts})

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
+import pyarrow as pa
+import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 
@@ -14,6 +16,7 @@ from ..data.loaders import EmbeddedRegions, evaluation_loader
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
 from ..embeddings.precompute import embed_patches_once
+from ..embeddings.store import EmbeddingStore
 from ..environment import write_settings
 from ..files import require_writable
 from ..flags import as_json
@@ -25,14 +28,14 @@ from ..model_folder import weights_sha256
 from ..output_folder import only_run_in
 from ..weights.loading import load_config, load_image_processor, load_spider
 from ..weights.reading import locate
-from .predict import RegionClassifier, context_window, predict
-from .predictions import Predictions
+from .predict import Answers, RegionClassifier, context_window, predict
+from .predictions import Limits, Predictions
 from .report import write_report
 from .results import ReportContext
 from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings, ModelFlags
 
 if TYPE_CHECKING:
-    from ..remote_code import SpiderConfig
+    from ..remote_code import SpiderConfig, SpiderForImageClassification
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +66,13 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     split = matching_split(data, settings.split, config.class_names, settings.allow_subset)
     results = None
     with only_run_in(settings.output_dir, accelerator):
-        labels, by_size = predict_split(
-            accelerator,
-            settings,
-            data,
-            split,
-            settings.split,
-            [config.context_size, *sizes],
-            settings.output_dir / "embeddings",
-        )
+        asked = AskedModel(accelerator, settings, data, settings.output_dir / "embeddings")
+        answers = asked.about({settings.split: split}, [config.context_size, *sizes])
         if accelerator.is_main_process:
             shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
-            made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
+            made = {size: _predictions(split, answers, size, shared) for size in answers.probabilities}
+            limits = _limits(answers, asked.model, list(shared))
+            made[config.context_size] = replace(made[config.context_size], limits=limits)
             ablation = {size: made[size] for size in sizes} if sizes else None
             context = _report_context(settings, data, config, ablation)
             results = write_report(settings.output_dir, made[config.context_size], context)
@@ -112,42 +110,42 @@ def _report_context(
     )
 
 
-def predict_split(
-    accelerator: Accelerator,
-    settings: ModelFlags,
-    data: RegionData,
-    split: Dataset,
-    name: str,
-    sizes: list[int],
-    stores: Path,
-) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Ask a model of all regions of a split; each patch is embedded once.
+class AskedModel:
+    """A model that is asked about the regions of a data set; each patch is embedded once.
 
     Args:
         accelerator: Of the run.
         settings: Which model, and how.
-        data: Whose split it is.
-        split: Of `matching_split`.
-        name: Of the split.
-        sizes: Contexts, in patches along one side.
+        data: Whose regions they are.
         stores: Folder of patch embeddings, unless the settings name one.
 
-    Returns:
-        See `predict`.
+    Attributes:
+        model: In float32, on the device of the run.
+        image_processor: Its own.
     """
-    model = load_spider(settings.model, settings.revision).to(accelerator.device)
-    store = embed_patches_once(
-        unique_patch_names({name: split}),
-        data.patches,
-        model,
-        load_image_processor(settings.model, settings.revision),
-        accelerator,
-        settings.embedding_settings(stores),
-    )
-    regions = EmbeddedRegions(region_grid(split, store.rows), store)
-    loader = accelerator.prepare(evaluation_loader(regions, settings.batch_size, num_workers=0))
-    classifier = RegionClassifier(model, normalize=None)
-    return predict(accelerator, classifier, loader, list(dict.fromkeys(sizes)), progress="classifying")
+
+    def __init__(self, accelerator: Accelerator, settings: ModelFlags, data: RegionData, stores: Path) -> None:
+        self.model = load_spider(settings.model, settings.revision).to(accelerator.device)
+        self.image_processor = load_image_processor(settings.model, settings.revision)
+        self._accelerator = accelerator
+        self._settings = settings
+        self._data = data
+        self._stores = stores
+
+    def store_of(self, names: pa.Array) -> EmbeddingStore:
+        """The store that holds the embeddings of patches; what it lacks is embedded."""
+        embedding = self._settings.embedding_settings(self._stores)
+        return embed_patches_once(
+            names, self._data.patches, self.model, self.image_processor, self._accelerator, embedding
+        )
+
+    def about(self, split: dict[str, Dataset], sizes: list[int]) -> Answers:
+        """Its answers to all regions of a split of `matching_split`, by its name, with contexts of these sizes."""
+        store = self.store_of(unique_patch_names(split))
+        regions = EmbeddedRegions(region_grid(next(iter(split.values())), store.rows), store)
+        loader = self._accelerator.prepare(evaluation_loader(regions, self._settings.batch_size, num_workers=0))
+        classifier = RegionClassifier(self.model, normalize=None)
+        return predict(self._accelerator, classifier, loader, list(dict.fromkeys(sizes)), progress="classifying")
 
 
 def matching_split(data: RegionData, split_name: str, model_classes: list[str], allow_subset: bool = False) -> Dataset:
@@ -195,16 +193,25 @@ def _renumbered(split: Dataset, names: list[str], model_classes: list[str]) -> D
     return table.select_columns(list(features)).cast(features)
 
 
-def _predictions(split: Dataset, labels: np.ndarray, probabilities: np.ndarray, shared: dict[int, str]) -> Predictions:
+def _predictions(split: Dataset, answers: Answers, size: int, shared: dict[int, str]) -> Predictions:
     """Predictions among the classes that model and data share, `{index of the model: name}`."""
     center = len(split[0]["patches"]) // 2
     kept = list(shared)
-    probabilities = probabilities[:, kept]
+    probabilities = answers.probabilities[size][:, kept]
     return Predictions(
         probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
-        labels=np.searchsorted(kept, labels),
+        labels=np.searchsorted(kept, answers.labels),
         slide_ids=list(split["slide_id"]),
         patient_ids=list(split["patient_id"]),
         class_names=list(shared.values()),
         region_ids=[patches[center] for patches in split["patches"]],
     )
+
+
+def _limits(answers: Answers, model: "SpiderForImageClassification", kept: list[int]) -> Limits:
+    """What the answers say of their own limits, among some of the model's classes."""
+    p_values = None
+    if model.class_sets is not None:
+        probabilities = torch.from_numpy(answers.probabilities[model.config.context_size])
+        p_values = model.class_sets.cpu()(probabilities).numpy()[:, kept]
+    return Limits(answers.unfamiliarity, model.config.unfamiliarity_threshold, p_values)

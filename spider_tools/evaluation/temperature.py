@@ -40,6 +40,11 @@ class TemperatureFit:
     slides: int
     reason: Optional[str] = None
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there was enough to fit a temperature to."""
+        return self.regions >= LEAST_REGIONS and self.slides >= LEAST_SLIDES
+
     def as_json(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)

@@ -75,7 +75,7 @@ def train_epoch(setup: TrainingSetup, progress: Progress, stop: "StopSignal", ba
         progress.step += 1
         progress.global_step += 1
         progress.loss_sum += loss
-        regions = min(settings.batch_size, setup.regions - step * settings.batch_size)
+        regions = min(settings.batch_size, len(setup.train) - step * settings.batch_size)
         seen += regions
         bar.set_postfix(loss=f"{loss:.3f}", epoch=progress.epoch + 1)
         bar.update(regions)
@@ -133,8 +133,8 @@ def validate(setup: TrainingSetup) -> dict[str, float]:
     if setup.validation is None:
         return {}
     size = setup.model.config.context_size
-    labels, by_size = predict(setup.accelerator, setup.classifier, setup.validation, [size])
-    probabilities = by_size[size]
+    answers = predict(setup.accelerator, setup.classifier, setup.validation, [size])
+    labels, probabilities = answers.labels, answers.probabilities[size]
     metric = SpiderMetric()
     metric.add_batch(predictions=probabilities, references=labels)
     figures = metric.compute() or {}
@@ -199,8 +199,8 @@ def _rate(setup: TrainingSetup) -> float:
 
 def _progress_bar(setup: TrainingSetup, progress: Progress) -> tqdm:
     return tqdm(
-        total=setup.settings.epochs * setup.regions,
-        initial=progress.epoch * setup.regions + progress.step * setup.settings.batch_size,
+        total=setup.settings.epochs * len(setup.train),
+        initial=progress.epoch * len(setup.train) + progress.step * setup.settings.batch_size,
         unit="region",
         disable=not setup.accelerator.is_main_process,
     )

@@ -53,7 +53,7 @@ class TrainingSetup:
         schedule: Of the learning rate, a step of it for each of the optimizer's.
         sampler: Says which regions form which step.
         loader: Brings the sampler's micro-batches.
-        regions: Of the train split.
+        train: The regions to learn from.
         steps_per_epoch: Optimizer steps.
         validation: Brings the validation split in order, prepared; None without one.
         checkpoints: Of the run.
@@ -67,7 +67,7 @@ class TrainingSetup:
     schedule: Any
     sampler: MicroBatchSampler
     loader: Iterable[dict[str, torch.Tensor]]
-    regions: int
+    train: Regions
     steps_per_epoch: int
     validation: Optional[DataLoader]
     checkpoints: Checkpoints
@@ -197,7 +197,7 @@ def assemble(
         schedule=schedule,
         sampler=sampler,
         loader=_training_loader(train, sampler, settings, accelerator),
-        regions=len(train),
+        train=train,
         steps_per_epoch=plan.steps(len(train)),
         validation=_validation_loader(regions.get("validation"), settings, accelerator),
         checkpoints=Checkpoints(

@@ -58,7 +58,6 @@ def starting_model(
         # What is of weights that training changes; `record` notes the import, the end of training calibrates anew.
         model.config.__dict__.pop(RECORD, None)
         model.config.__dict__.pop("calibration", None)
-        model.config.logit_temperature = 1.0
     else:
         model = _with_backbone(settings, class_names, context_size, patch_size)
     if model.config.patch_size != patch_size:
@@ -111,14 +110,15 @@ def _random_backbone_config(name: str, patch_size: int) -> Any:
 def _from_spider(source: str, class_names: list[str], context_size: int) -> "SpiderForImageClassification":
     """A SPIDER model with another list of classes; those that it knows keep their rows of the classifier."""
     trained = load_spider(source)
+    _forget_limits(trained)
     side = trained.config.context_size
     if side != context_size:
         raise ValueError(f"{source} reads regions of {side}x{side} patches, --context_size is {context_size}.")
     known = trained.config.class_names
     if known == class_names:
         return trained
-    config = load_config(source, class_names=class_names)
-    model = remote_code.model_class()(config)
+    model = remote_code.model_class()(load_config(source, class_names=class_names))
+    _forget_limits(model)
     kept = [(new, known.index(name)) for new, name in enumerate(class_names) if name in known]
     weights = trained.state_dict()
     for name, parameter in (("weight", model.classifier.weight), ("bias", model.classifier.bias)):
@@ -129,6 +129,13 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> "Spi
     model.load_state_dict(weights)
     logger.info("%d of %d classes keep their part of the classifier of %s", len(kept), len(class_names), source)
     return model
+
+
+def _forget_limits(model: "SpiderForImageClassification") -> None:
+    """Undo what a model knows of how sure it may be and of what is familiar: it is about to learn something else."""
+    model.remember(familiarity_means=0, conformal_scores=0)
+    model.config.unfamiliarity_threshold = None
+    model.config.logit_temperature = 1.0
 
 
 def _add_lora(model: "SpiderForImageClassification", rank: int) -> None:
