@@ -104,8 +104,8 @@ def fit_familiarity(model: "SpiderForImageClassification", embeddings: np.ndarra
         labels: Integer `(regions,)`.
 
     Returns:
-        Number of regions that it was fitted to: 0, and no `familiarity`, if there are fewer than `LEAST_REGIONS`, or all of
-        their embeddings are equal.
+        Number of regions that it was fitted to: 0, and no `familiarity`, if there are fewer than `LEAST_REGIONS`, or
+        all of their embeddings are equal.
     """
     model.config.unfamiliarity_threshold = None
     exact = embeddings.astype(np.float64)

@@ -12,11 +12,13 @@ from ..paper_results import published_organ
 from .calibration import calibration_page, draw_reliability, make_calibration
 from .confusion_matrix import draw_confusion_matrix
 from .context_ablation import context_ablation_table, make_context_ablation
+from .prediction_sets import make_prediction_sets, prediction_sets_page
 from .predictions import Predictions, predictions_table
 from .results import ReportContext, make_results
 from .tables import comparison_page, import_paragraph, per_class_tables
+from .unfamiliar import familiarity_text, make_familiarity
 
-_OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json")
+_OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json", "prediction_sets.md")
 
 
 def write_report(output_dir: Path, predictions: Predictions, context: ReportContext) -> dict[str, Any]:
@@ -30,7 +32,8 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
     | per_class.csv, per_class.md | recall, precision, F1 and support of every class |
     | predictions.parquet | one row per region: slide, patch, classes, probabilities, entropy |
     | confusion_matrix.png | counts, coloured by their share of the true class |
-    | calibration.md, reliability.png | how sure the model is beside how often it is right |
+    | calibration.md, reliability.png | how sure the model is beside how often it is right; what it finds unfamiliar |
+    | prediction_sets.md | with `coverage`: how often sets hold the true class, and their size |
     | comparison.md | with `compare`: the published figures beside these |
     | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
 
@@ -49,7 +52,13 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         ValueError: The organ is unknown, or the predictions by context size are for different regions.
         OSError: The folder cannot be written.
     """
-    results = {**make_results(predictions, context), "calibration": make_calibration(predictions, context)}
+    results = {
+        **make_results(predictions, context),
+        "calibration": make_calibration(predictions, context),
+        "familiarity": make_familiarity(predictions, context),
+    }
+    if context.coverage is not None:
+        results["prediction_sets"] = make_prediction_sets(predictions, context.coverage, context)
     writers: dict[str, Writer] = {name: text_writer(text) for name, text in _texts(results, context).items()}
     writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
     writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
@@ -62,7 +71,12 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
 
 def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
     texts = {"results.json": _json(results), **per_class_tables(results["per_class"], results["import"])}
-    texts["calibration.md"] = import_paragraph(results["import"]) + calibration_page(results["calibration"])
+    page = calibration_page(results["calibration"]) + familiarity_text(results["familiarity"])
+    texts["calibration.md"] = import_paragraph(results["import"]) + page
+    if "prediction_sets" in results:
+        texts["prediction_sets.md"] = import_paragraph(results["import"]) + prediction_sets_page(
+            results["prediction_sets"]
+        )
     if context.compare is not None:
         texts["comparison.md"] = comparison_page(results, published_organ(context.compare))
     if context.by_context_size is not None:

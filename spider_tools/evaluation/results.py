@@ -20,6 +20,7 @@ class ReportContext:
         imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
         temperature: What the model's logits are divided by, see `logit_temperature` of the configuration.
         compare: An organ of `paper_results.organ_names()` to compare with.
+        coverage: Share of prediction sets that are to hold the true class, in (0, 1); None for no sets.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
         resamples: Number of sets of patients, or of slides, that the intervals come from.
         seed: Chooses these sets.
@@ -32,6 +33,7 @@ class ReportContext:
     imported: Optional[Mapping[str, Any]] = None
     temperature: float = 1.0
     compare: Optional[str] = None
+    coverage: Optional[float] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
     resamples: int = bootstrap.RESAMPLES
     seed: int = 0

@@ -29,6 +29,7 @@ from ..output_folder import only_run_in
 from ..weights.loading import load_config, load_image_processor, load_spider
 from ..weights.reading import locate
 from .predict import Answers, RegionClassifier, context_window, predict
+from .prediction_sets import check_coverage
 from .predictions import Limits, Predictions
 from .report import write_report
 from .results import ReportContext
@@ -59,6 +60,9 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     sizes = [int(size) for size in settings.context_sizes or ()]
     for size in sizes:
         context_window(config.num_context_patches, size)  # refuses a size that does not fit, before any work
+    if settings.coverage is not None:
+        record = getattr(config, "calibration", None)
+        check_coverage(settings.coverage, record.get("sets") if isinstance(record, dict) else None, config.class_names)
     accelerator = make_accelerator()
     data_settings = replace(data_settings, context_size=config.context_size, patch_size=config.patch_size)
     with accelerator.main_process_first():
@@ -104,6 +108,7 @@ def _report_context(
         imported=import_facts(config, digest),
         temperature=config.logit_temperature,
         compare=settings.compare,
+        coverage=settings.coverage,
         by_context_size=by_context_size,
         resamples=settings.resamples,
         seed=settings.seed,

@@ -34,6 +34,9 @@ class EvaluationSettings(ModelFlags):
     allow_subset: bool = setting(
         False, help="evaluate among the classes that model and data share, if their lists differ"
     )
+    coverage: Optional[float] = setting(
+        None, above=0, below=1, help="also report prediction sets that shall hold the true class so often, such as 0.9"
+    )
     resamples: int = setting(1000, at_least=1, help="sets of patients, or slides, that the 95% intervals come from")
     seed: int = setting(0, at_least=0, help="chooses these sets")
 

@@ -24,6 +24,8 @@ def test_predictions_read_back_from_parquet(tmp_path):
         "predicted_class",
         *columns,
         "entropy",
+        "unfamiliarity",
+        "is_familiar",
     ]
     assert table["slide_id"].to_pylist() == predictions.slide_ids
     assert table["patch"].to_pylist() == predictions.region_ids
