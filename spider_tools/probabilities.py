@@ -1,6 +1,7 @@
 """What probabilities of classes say, as the columns of a table: the same for regions and for slides."""
 
 from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import pyarrow as pa
@@ -47,3 +48,14 @@ def probability_columns(probabilities: np.ndarray, class_names: Sequence[str]) -
 def probability_name(class_name: str) -> str:
     """Under which name a file holds the probability of a class."""
     return f"probability: {class_name}"
+
+
+def familiarity_columns(
+    unfamiliarity: Optional[np.ndarray], is_familiar: Optional[np.ndarray], rows: int
+) -> dict[str, pa.Array]:
+    """The columns `unfamiliarity`, float32, and `is_familiar`, bool, of so many rows; null for what is not known."""
+    nothing = [None] * rows
+    return {
+        "unfamiliarity": pa.array(nothing if unfamiliarity is None else unfamiliarity, pa.float32()),
+        "is_familiar": pa.array(nothing if is_familiar is None else is_familiar, pa.bool_()),
+    }

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..patients import patients_or_slides
-from ..probabilities import class_column, probability_columns
+from ..probabilities import class_column, familiarity_columns, probability_columns
 from . import metrics
 
 
@@ -127,8 +127,5 @@ def predictions_table(predictions: Predictions) -> pa.Table:
         "predicted_class": class_column(predictions.predicted, names),
     }
     limits = predictions.limits
-    doubts = {
-        "unfamiliarity": pa.array(nothing if limits.unfamiliarity is None else limits.unfamiliarity, pa.float32()),
-        "is_familiar": pa.array(nothing if limits.is_familiar is None else limits.is_familiar, pa.bool_()),
-    }
+    doubts = familiarity_columns(limits.unfamiliarity, limits.is_familiar, len(predictions.labels))
     return pa.table({**columns, **probability_columns(predictions.probabilities, names), **doubts})

@@ -1,5 +1,7 @@
 """The class of every tissue patch of a slide, from the embeddings of the patches around it."""
 
+from typing import Optional
+
 import numpy as np
 import torch
 
@@ -7,6 +9,7 @@ from .lattice import Lattice
 from .model import SlideModel
 
 _REGIONS_AT_ONCE = 256
+_PATCHES_AT_ONCE = 4096
 
 
 def classify_positions(
@@ -36,6 +39,34 @@ def classify_positions(
     found = torch.cat(logits).numpy()
     _check_finite(found, positions)
     return found
+
+
+def unfamiliarity_of_positions(
+    model: SlideModel, lattice: Lattice, tissue: np.ndarray, rows: np.ndarray, embeddings: torch.Tensor
+) -> Optional[np.ndarray]:
+    """How unlike what the model has learnt from the surroundings of each position are; each patch is judged once.
+
+    Args:
+        model: As the others, see `classify_positions`.
+        lattice: Where the patches lie.
+        tissue: Which positions.
+        rows: Of the embeddings.
+        embeddings: Of the patches.
+
+    Returns:
+        float32 `(n,)`; None of a model that does not know.
+    """
+    judged = [model.patch_unfamiliarity(chunk) for chunk in embeddings.split(_PATCHES_AT_ONCE)]
+    if any(part is None for part in judged):
+        return None
+    of_patches = torch.cat([part for part in judged if part is not None]).numpy()
+    means = []
+    positions = np.argwhere(tissue)
+    for start in range(0, len(positions), _REGIONS_AT_ONCE):
+        regions = lattice.regions(positions[start : start + _REGIONS_AT_ONCE], rows)
+        present = regions >= 0
+        means.append(np.where(present, of_patches[np.maximum(regions, 0)], 0).sum(axis=1) / present.sum(axis=1))
+    return np.concatenate(means).astype(np.float32)
 
 
 def _check_finite(logits: np.ndarray, positions: np.ndarray) -> None:

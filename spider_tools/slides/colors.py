@@ -2,6 +2,11 @@
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .predictions import SlidePredictions
+
+_GREY = (136, 136, 136)
 
 # The seven colours of Okabe and Ito, then those that are farthest from all before them for normal sight, protanopia
 # and deuteranopia alike, as far as there are such. Pictures also number the classes: no one must rely on colour.
@@ -12,6 +17,19 @@ _PALETTE = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Look:
+    """How pictures show a class.
+
+    Attributes:
+        color: Red, green and blue from 0 to 255.
+        mark: What names it where colours are not told apart.
+    """
+
+    color: tuple[int, int, int]
+    mark: str
+
+
 def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Colours by class name, red, green and blue from 0 to 255.
 
@@ -19,6 +37,18 @@ def class_colors(class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     colours in alphabetical order.
     """
     return {name: _color(number - 1) for name, number in class_numbers(class_names).items()}
+
+
+def looks_of(predictions: SlidePredictions) -> dict[str, Look]:
+    """How each of `shown_names` looks: the classes as on every slide, what is unfamiliar in grey."""
+    unfamiliar = dict.fromkeys(predictions.shown_names, Look(_GREY, "?"))
+    return {**unfamiliar, **looks_of_classes(predictions.class_names)}
+
+
+def looks_of_classes(class_names: Sequence[str]) -> dict[str, Look]:
+    """How each class looks."""
+    colors, numbers = class_colors(class_names), class_numbers(class_names)
+    return {name: Look(colors[name], str(numbers[name])) for name in class_names}
 
 
 def class_numbers(class_names: Sequence[str]) -> dict[str, int]:

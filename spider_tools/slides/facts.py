@@ -8,6 +8,8 @@ from .predictions import SlidePredictions
 from .preparing import PreparedSlide
 from .tissue import TissueMask
 
+MUCH_UNFAMILIAR = 0.2  # of the tissue; on familiar slides it is about one in twenty
+
 
 def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePredictions) -> dict[str, Any]:
     """What was done, by title."""
@@ -29,6 +31,7 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
         "Patch": f"{lattice.patch_size} px, with {lattice.context_size} x {lattice.context_size} patches of context",
         "Distance of predictions": f"{lattice.stride} px, {um:.1f} um",
         "Predictions": len(predictions.positions),
+        **_unfamiliar(predictions),
     }
 
 
@@ -36,6 +39,26 @@ def warnings(prepared: PreparedSlide) -> list[str]:
     """What a reader must know before the map."""
     imported = prepared.imported
     return [] if imported is None or imported["verified"] else [imported["sentence"]]
+
+
+def unfamiliar_warning(predictions: SlidePredictions) -> list[str]:
+    """What a reader must know of a slide much of which the model does not know; nothing of others."""
+    share = predictions.unfamiliar_share
+    if share is None or share < MUCH_UNFAMILIAR:
+        return []
+    shown = "grey" if predictions.abstain else "hatched"
+    return [
+        f"{share:.0%} of the tissue is unlike what the model has learnt from ({shown} in the map): another organ, "
+        "stain, scanner or magnification, pen, folds or blur. What it calls that is a guess."
+    ]
+
+
+def _unfamiliar(predictions: SlidePredictions) -> dict[str, str]:
+    share = predictions.unfamiliar_share
+    if share is None:
+        return {"Unfamiliar": "not known: the model was given no notion of what is familiar"}
+    said = f"{share:.1%} of the predictions, above {predictions.unfamiliarity_threshold:.3g}"
+    return {"Unfamiliar": said + (", mapped as a class of its own" if predictions.abstain else "")}
 
 
 def model_name(model: str) -> str:
@@ -51,9 +74,11 @@ def model_name(model: str) -> str:
 def limits(predictions: SlidePredictions) -> list[str]:
     """What the map does not say."""
     lattice = predictions.lattice
+    knows = predictions.unfamiliar_share is not None
     return [
         "The model names every patch with one of its classes, also tissue, stains and scanners it has never seen. "
-        "Look at the probabilities, and validate on slides of your own.",
+        + ("What it finds unfamiliar is marked; it does not find all of that. " if knows else "")
+        + "Look at the probabilities, and validate on slides of your own.",
         f"A prediction is for a patch of {lattice.patch_size} px at the model's um/px; what is smaller is not "
         "resolved. A finer stride moves the patch, it does not make it smaller.",
         "Areas are counted in cells of the map. The edge of the tissue and of a class is exact to one cell.",

@@ -3,16 +3,17 @@
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import jinja2
 
-from .colors import class_colors, class_numbers
+from .colors import Look, looks_of_classes
 
 _TEMPLATE = "report.html.j2"
 # By name of the picture's file.
 _CAPTIONS = {
-    "overview.png": "The slide beside the predicted classes. Numbers name the largest areas of each class.",
+    "overview.png": "The slide beside the predicted classes. Numbers name the largest areas of each class; what is "
+    "hatched is unlike what the model has learnt from.",
     "heatmaps.png": "Probability of every class, all on one scale. Bright is certain; a patch's values add up to 1.",
     "tissue.png": "Which tissue was found and predicted. Check here first if something is missing from the map.",
 }
@@ -25,6 +26,7 @@ def make_report(
     limits: Sequence[str],
     pictures: Mapping[str, bytes],
     warnings: Sequence[str] = (),
+    looks: Optional[Mapping[str, Look]] = None,
 ) -> str:
     """The content of report.html, which needs no other file.
 
@@ -35,11 +37,11 @@ def make_report(
         limits: What the map does not say, a sentence each.
         pictures: PNG files by name: overview.png, heatmaps.png and tissue.png, or some of them.
         warnings: What a reader must know before the map, a sentence each.
+        looks: Of the classes, see `looks_of`; by default those of `looks_of_classes`.
 
     Raises:
         KeyError: A picture has another name.
     """
-    names = list(composition["classes"])
     figures = {
         name: {"caption": _CAPTIONS[name], "base64": base64.b64encode(content).decode("ascii")}
         for name, content in pictures.items()
@@ -47,8 +49,7 @@ def make_report(
     return _template().render(
         title=title,
         composition=composition,
-        colors=class_colors(names),
-        numbers=class_numbers(names),
+        looks=looks_of_classes(list(composition["classes"])) if looks is None else looks,
         facts=facts,
         limits=limits,
         warnings=warnings,

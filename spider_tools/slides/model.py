@@ -11,10 +11,11 @@ from ..embeddings.identity import store_content
 from ..imported_folder import import_of_folder
 from ..weights.loading import load_image_processor, load_spider
 from ..weights.reading import locate
+from .predictions import UNFAMILIAR
 from .settings import SlideSettings
 
 if TYPE_CHECKING:
-    from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
+    from ..remote_code import SpiderConfig, SpiderForImageClassification, SpiderImageProcessor
 
 
 # Of the head, what no weight shows, and the values for which nothing is noted: results of earlier versions stay valid.
@@ -25,6 +26,7 @@ _UNSEEN_IN_WEIGHTS: dict[str, Any] = {
     "head_residual": False,
     "head_beside": None,
     "logit_temperature": 1.0,
+    "unfamiliarity_threshold": None,
 }
 
 
@@ -71,9 +73,11 @@ class SlideModel:
 
         Raises:
             OSError: There is no such model.
-            ValueError: Model and image processor do not fit each other, or it has no classes.
+            ValueError: Model and image processor do not fit each other, it has no classes, or is to abstain and cannot.
         """
         model = load_spider(settings.model, settings.revision)
+        if settings.abstain:
+            _check_abstains(model.config)
         image_processor = load_image_processor(settings.model, settings.revision)
         loaded = cls(model, image_processor, device, settings.dtype, settings.compile)
         loaded.imported = import_of_folder(model.config, locate(settings.model, settings.revision))
@@ -98,6 +102,26 @@ class SlideModel:
         """Logits, float32 `(n, classes)` on the CPU, of embeddings `(n, context_size**2, hidden)` and their mask."""
         embeddings = patch_embeddings.to(self._device, torch.float32)
         return self._model.classify_grid(embeddings, context_mask.to(self._device)).cpu()
+
+    @torch.no_grad()
+    def patch_unfamiliarity(self, patch_embeddings: torch.Tensor) -> Optional[torch.Tensor]:
+        """How unlike what the model has learnt from patches are, float32 `(n,)` on the CPU; None if it does not know.
+
+        Args:
+            patch_embeddings: Float `(n, hidden)`.
+        """
+        familiarity = self._model.familiarity
+        return None if familiarity is None else familiarity.of_patches(patch_embeddings.to(self._device)).cpu()
+
+
+def _check_abstains(config: "SpiderConfig") -> None:
+    if not config.familiarity_means or config.unfamiliarity_threshold is None:
+        raise ValueError(
+            "--abstain needs a model that knows what is familiar, and this one does not: "
+            "python -m spider_tools.calibration --familiarity teaches it."
+        )
+    if UNFAMILIAR in config.class_names:
+        raise ValueError(f"--abstain maps a class {UNFAMILIAR!r}, and the model has one of that name: rename it.")
 
 
 def _head_sha256(model: "SpiderForImageClassification") -> str:

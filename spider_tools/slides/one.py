@@ -12,10 +12,11 @@ from .. import __version__
 from ..files import Writer, bytes_writer, replacing, text_writer
 from ..output_folder import only_run_in
 from . import outputs, pictures
-from .classification import classify_positions
+from .classification import classify_positions, unfamiliarity_of_positions
+from .colors import looks_of
 from .composition import composition_csv, make_composition
 from .embedding import Embedded, embed_slide, table_rows
-from .facts import limits, make_facts, warnings
+from .facts import limits, make_facts, unfamiliar_warning, warnings
 from .html_report import make_report
 from .model import SlideModel
 from .polygons import write_geojson
@@ -77,14 +78,20 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
         raise SlideError(f"{prepared.slide.path}: no patch with tissue can be read.")
     clock.stop("embedding")
 
-    logits = classify_positions(model, lattice, cells, table_rows(lattice, needed, table), table.embeddings)
+    rows = table_rows(lattice, needed, table)
+    logits = classify_positions(model, lattice, cells, rows, table.embeddings)
     predictions = SlidePredictions(
         lattice=lattice,
         mpp=prepared.slide.mpp,
         positions=np.argwhere(cells),
         probabilities=torch.from_numpy(logits).softmax(dim=-1).numpy(),
         class_names=tuple(model.config.class_names),
+        unfamiliarity=unfamiliarity_of_positions(model, lattice, cells, rows, table.embeddings),
+        unfamiliarity_threshold=model.config.unfamiliarity_threshold,
+        abstain=prepared.settings.abstain,
     )
+    for warning in unfamiliar_warning(predictions):
+        logger.warning("%s: %s", prepared.task.name, warning)
     clock.stop("classification")
 
     damage = _left_out(embedded)
@@ -185,7 +192,8 @@ def _writers(
         "heatmaps.png": outputs.as_png(pictures.draw_heatmaps(thumbnail, predictions, name)),
         outputs.TISSUE_NAME: preview,
     }
-    report = make_report(name, composition, facts, limits(predictions), images, warnings(prepared))
+    told = [*warnings(prepared), *unfamiliar_warning(predictions)]
+    report = make_report(name, composition, facts, limits(predictions), images, told, looks_of(predictions))
     return {
         "prediction.geojson": lambda path: write_geojson(path, predictions, name, tiles, origin),
         "predictions.parquet": outputs.table_writer(predictions),

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..files import Writer, text_writer, write_together
-from ..probabilities import class_column, probability_columns
+from ..probabilities import class_column, familiarity_columns, probability_columns
 from .predictions import SlidePredictions
 
 MARKER_NAME = "slide.json"
@@ -90,7 +90,8 @@ def predictions_table(predictions: SlidePredictions) -> pa.Table:
 
     Returns:
         `row` and `column` of the lattice, `x_level0` and `y_level0`, the upper left corner of the patch in level-0 px,
-        `class`, one float column `probability: <class>` for every class, and `entropy` in nat.
+        `class`, one float column `probability: <class>` for every class, `entropy` in nat, and `unfamiliarity` and
+        `is_familiar`, null if the model does not know.
     """
     names, corners = predictions.class_names, predictions.corners_level0
     columns = {
@@ -100,7 +101,9 @@ def predictions_table(predictions: SlidePredictions) -> pa.Table:
         "y_level0": pa.array(np.ascontiguousarray(corners[:, 1])),
         "class": class_column(predictions.predicted, names),
     }
-    return pa.table({**columns, **probability_columns(predictions.probabilities, names)})
+    unfamiliar = predictions.is_unfamiliar
+    doubts = familiarity_columns(predictions.unfamiliarity, None if unfamiliar is None else ~unfamiliar, len(corners))
+    return pa.table({**columns, **probability_columns(predictions.probabilities, names), **doubts})
 
 
 def table_writer(predictions: SlidePredictions) -> Writer:

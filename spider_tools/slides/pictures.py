@@ -1,5 +1,6 @@
 """Pictures of a slide: the tissue that was found, the class map, and the probability of every class."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +8,13 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path as MatplotlibPath
 from scipy import ndimage
 
-from .colors import class_colors, class_numbers
+from .colors import Look, looks_of
 from .lattice import Lattice
+from .polygons import cells_to_polygon
 from .predictions import SlidePredictions
 from .reader import Slide
 from .tissue import TissueMask
@@ -20,6 +23,7 @@ from .view import SlideView
 _LONG_SIDE = 1600
 _MOST_NUMBERS_PER_CLASS = 3
 _LEAST_CELLS_FOR_NUMBER = 4
+_HATCH = "////"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,22 +81,17 @@ def draw_overview(thumbnail: Thumbnail, predictions: SlidePredictions, title: st
     left.imshow(thumbnail.pixels, extent=thumbnail.extent_mm)
     left.set_title("Slide", fontsize=11)
     right.imshow(_faded(thumbnail.pixels), extent=thumbnail.extent_mm)
-    colors = class_colors(predictions.class_names)
-    table = np.array([colors[name] for name in predictions.class_names], dtype=np.uint8)
-    classes = predictions.map_of(predictions.predicted, -1)
+    looks = looks_of(predictions)
+    table = np.array([looks[name].color for name in predictions.shown_names], dtype=np.uint8)
+    classes = predictions.map_of(predictions.shown, -1)
     picture = np.dstack([table[classes], np.where(classes >= 0, 225, 0).astype(np.uint8)])
     right.imshow(picture, extent=_extent_of_cells(predictions.lattice, predictions.mpp), interpolation="nearest")
     right.set_title("Predicted class", fontsize=11)
-    numbers = class_numbers(predictions.class_names)
-    _write_numbers(right, predictions, classes, numbers)
-    counts = np.bincount(predictions.predicted, minlength=len(predictions.class_names))
-    handles = []
-    for i in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]:
-        name = predictions.class_names[i]
-        label = f"{numbers[name]}  {name}  {_percent(counts[i], counts.sum())}"
-        red, green, blue = (value / 255 for value in colors[name])
-        handles.append(Patch(facecolor=(red, green, blue), edgecolor="0.3", label=label))
-    legend = figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=10)
+    hatched = _hatch_unfamiliar(right, predictions)
+    _write_marks(right, predictions, classes, looks)
+    legend = figure.legend(
+        handles=[*_legend_handles(predictions, looks), *hatched], loc="outside right upper", frameon=False, fontsize=10
+    )
     legend.set_title("Share of the tissue")
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -100,6 +99,42 @@ def draw_overview(thumbnail: Thumbnail, predictions: SlidePredictions, title: st
         _finish(axes, thumbnail)
     figure.suptitle(title, fontsize=12, parse_math=False)
     return figure
+
+
+def _legend_handles(predictions: SlidePredictions, looks: Mapping[str, Look]) -> list[Patch]:
+    """Of the classes that occur, from the most frequent one on."""
+    counts = np.bincount(predictions.shown, minlength=len(predictions.shown_names))
+    handles = []
+    for i in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]:
+        name = predictions.shown_names[i]
+        label = f"{looks[name].mark}  {name}  {_percent(counts[i], counts.sum())}"
+        red, green, blue = (value / 255 for value in looks[name].color)
+        handles.append(Patch(facecolor=(red, green, blue), edgecolor="0.3", label=label))
+    return handles
+
+
+def _hatch_unfamiliar(axes: Any, predictions: SlidePredictions) -> list[Patch]:
+    """Hatch what is unfamiliar, and say so in the legend; where the map abstains, it is a class of its own."""
+    unfamiliar = predictions.is_unfamiliar
+    if unfamiliar is None or predictions.abstain:
+        return []
+    cells = predictions.map_of(unfamiliar, False)
+    if cells.any():
+        edges = (side * um / 1000 for side, um in zip(predictions.lattice.cell_edges_level0(), predictions.mpp))
+        axes.add_patch(PathPatch(_outline(cells, *edges), fill=False, hatch=_HATCH, linewidth=0.4, edgecolor="black"))
+    label = f"//  unfamiliar  {_percent(unfamiliar.sum(), len(unfamiliar))}"
+    return [Patch(facecolor="white", edgecolor="black", hatch=_HATCH, label=label)]
+
+
+def _outline(cells: np.ndarray, x_edges: np.ndarray, y_edges: np.ndarray) -> MatplotlibPath:
+    """The outlines, holes included, of all areas of cells, bool `(rows, columns)`, as one path."""
+    areas, count = ndimage.label(cells)
+    rings = []
+    for area, window in enumerate(ndimage.find_objects(areas, max_label=count), start=1):
+        inside = areas[window] == area
+        polygon = cells_to_polygon(inside, x_edges[window[1].start :], y_edges[window[0].start :])
+        rings += [ring.coords for ring in (polygon.exterior, *polygon.interiors)]
+    return MatplotlibPath.make_compound_path(*(MatplotlibPath(np.asarray(ring), closed=True) for ring in rings))
 
 
 def draw_heatmaps(thumbnail: Thumbnail, predictions: SlidePredictions, title: str) -> Figure:
@@ -164,10 +199,10 @@ def _round_length(most: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9)))
 
 
-def _write_numbers(axes: Any, predictions: SlidePredictions, classes: np.ndarray, numbers: dict[str, int]) -> None:
-    """Number the largest areas of every class, so that the map can be read without its colours."""
+def _write_marks(axes: Any, predictions: SlidePredictions, classes: np.ndarray, looks: Mapping[str, Look]) -> None:
+    """Mark the largest areas of every class, so that the map can be read without its colours."""
     x_edges, y_edges = predictions.lattice.cell_edges_level0()
-    for i, name in enumerate(predictions.class_names):
+    for i, name in enumerate(predictions.shown_names):
         areas, _ = ndimage.label(classes == i)
         sizes = np.bincount(areas.ravel())
         sizes[0] = 0
@@ -180,7 +215,7 @@ def _write_numbers(axes: Any, predictions: SlidePredictions, classes: np.ndarray
             x = (x_edges[column] + x_edges[column + 1]) / 2 * predictions.mpp[0] / 1000
             y = (y_edges[row] + y_edges[row + 1]) / 2 * predictions.mpp[1] / 1000
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "linewidth": 0}
-            axes.text(x, y, str(numbers[name]), fontsize=7.5, ha="center", va="center", bbox=box)
+            axes.text(x, y, looks[name].mark, fontsize=7.5, ha="center", va="center", bbox=box)
 
 
 def _extent_of_cells(lattice: Lattice, mpp: tuple[float, float]) -> tuple[float, float, float, float]:

@@ -11,7 +11,7 @@ import shapely
 from scipy import ndimage
 
 from ..probabilities import probability_name
-from .colors import class_colors
+from .colors import looks_of
 from .predictions import SlidePredictions
 
 _DECIMALS = 3  # of level-0 px
@@ -27,16 +27,17 @@ def write_geojson(
     """Write a FeatureCollection: one annotation per connected area of a class, then, with `tiles`, one tile per cell.
 
     Coordinates are level-0 px from `origin`, x and y, where QuPath's begin (see `Slide.bounds`). Areas carry their
-    class with its colour, their size, and the mean probability of every class; tiles carry the probabilities and the
-    entropy of their own prediction. The ids of two files for the same slide are the same.
+    class with its colour, their size, the mean probability of every class and, if the model knows, how much of them is
+    unfamiliar; tiles carry the probabilities, the entropy and the unfamiliarity of their own prediction. The ids of two
+    files for the same slide are the same.
     """
-    colors = class_colors(predictions.class_names)
+    looks = looks_of(predictions)
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = "\n"
         for feature in _features(predictions, tiles, origin):
             name = feature["properties"]["classification"]
-            feature["properties"]["classification"] = {"name": name, "color": list(colors[name])}
+            feature["properties"]["classification"] = {"name": name, "color": list(looks[name].color)}
             identity = json.dumps([slide_name, feature["properties"]["objectType"], name, feature["geometry"]])
             feature["id"] = str(uuid.uuid5(uuid.NAMESPACE_OID, identity))
             # One feature after the other: a map with a fine stride has a million tiles.
@@ -48,8 +49,9 @@ def write_geojson(
 def _features(predictions: SlidePredictions, tiles: bool, origin: tuple[float, float]) -> Iterator[dict[str, Any]]:
     x_edges, y_edges = (edges - start for edges, start in zip(predictions.lattice.cell_edges_level0(), origin))
     index = predictions.map_of(np.arange(len(predictions.positions)), -1)
-    classes = predictions.map_of(predictions.predicted, -1)
-    for number, name in enumerate(predictions.class_names):
+    shown = predictions.shown
+    classes = predictions.map_of(shown, -1)
+    for number, name in enumerate(predictions.shown_names):
         areas, count = ndimage.label(classes == number)
         for area, window in enumerate(ndimage.find_objects(areas, max_label=count), start=1):
             inside = areas[window] == area
@@ -59,17 +61,27 @@ def _features(predictions: SlidePredictions, tiles: bool, origin: tuple[float, f
                 "area mm2": float(len(members) * predictions.cell_area_mm2),
                 "patches": len(members),
                 **_probabilities(predictions, predictions.probabilities[members].mean(axis=0, dtype=np.float64)),
+                **_unfamiliarity(predictions, members),
             }
             yield _feature(polygon, "annotation", name, measurements)
-    for (row, column), probabilities, predicted, entropy in zip(
-        predictions.positions if tiles else (),
-        predictions.probabilities,
-        predictions.predicted,
-        predictions.entropy,
-    ):
+    entropies = predictions.entropy if tiles else ()
+    for member, entropy in enumerate(entropies):
+        row, column = predictions.positions[member]
         square = shapely.box(x_edges[column], y_edges[row], x_edges[column + 1], y_edges[row + 1])
-        measurements = {**_probabilities(predictions, probabilities), "entropy": float(entropy)}
-        yield _feature(square, "tile", predictions.class_names[predicted], measurements)
+        measurements = {**_probabilities(predictions, predictions.probabilities[member]), "entropy": float(entropy)}
+        if predictions.unfamiliarity is not None:
+            measurements["unfamiliarity"] = round(float(predictions.unfamiliarity[member]), 6)
+        yield _feature(square, "tile", predictions.shown_names[shown[member]], measurements)
+
+
+def _unfamiliarity(predictions: SlidePredictions, members: np.ndarray) -> dict[str, float]:
+    """Measurements of an area; none if the model does not know."""
+    found = {}
+    if predictions.unfamiliarity is not None:
+        found["unfamiliarity"] = round(float(predictions.unfamiliarity[members].mean(dtype=np.float64)), 6)
+    if predictions.is_unfamiliar is not None:
+        found["unfamiliar %"] = round(float(100 * predictions.is_unfamiliar[members].mean()), 3)
+    return found
 
 
 def cells_to_polygon(cells: np.ndarray, x_edges: np.ndarray, y_edges: np.ndarray) -> shapely.Polygon:

@@ -1,11 +1,14 @@
 """What a model says about the tissue of one slide."""
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
 from ..probabilities import entropy
 from .lattice import Lattice
+
+UNFAMILIAR = "Unfamiliar"
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +21,9 @@ class SlidePredictions:
         positions: int64 `(n, 2)`, row and column of every prediction, in row-major order.
         probabilities: float32 `(n, classes)`; each row adds up to 1.
         class_names: In the order of the probabilities.
+        unfamiliarity: How unlike what the model has learnt from each is, float32 `(n,)`; None if it does not know.
+        unfamiliarity_threshold: Above it a prediction is of something unfamiliar; None likewise.
+        abstain: Whether what is unfamiliar is shown and counted as a class of its own.
     """
 
     lattice: Lattice
@@ -25,11 +31,38 @@ class SlidePredictions:
     positions: np.ndarray
     probabilities: np.ndarray
     class_names: tuple[str, ...]
+    unfamiliarity: Optional[np.ndarray] = None
+    unfamiliarity_threshold: Optional[float] = None
+    abstain: bool = False
 
     @property
     def predicted(self) -> np.ndarray:
         """The most probable class, int64 `(n,)`."""
         return self.probabilities.argmax(axis=1)
+
+    @property
+    def is_unfamiliar(self) -> Optional[np.ndarray]:
+        """Which predictions are of something unfamiliar, bool `(n,)`; None of a model that does not know."""
+        if self.unfamiliarity is None or self.unfamiliarity_threshold is None:
+            return None
+        return ~(self.unfamiliarity <= self.unfamiliarity_threshold)
+
+    @property
+    def unfamiliar_share(self) -> Optional[float]:
+        """Of the predictions, 0 to 1; None of a model that does not know."""
+        return None if self.is_unfamiliar is None else float(self.is_unfamiliar.mean())
+
+    @property
+    def shown(self) -> np.ndarray:
+        """What maps and areas show, int64 `(n,)`: the predicted class, or the last of `shown_names`."""
+        if not self.abstain or self.is_unfamiliar is None:
+            return self.predicted
+        return np.where(self.is_unfamiliar, len(self.class_names), self.predicted)
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """Names for `shown`: the classes, and `UNFAMILIAR` behind them if the map abstains."""
+        return (*self.class_names, UNFAMILIAR) if self.abstain else self.class_names
 
     @property
     def entropy(self) -> np.ndarray:

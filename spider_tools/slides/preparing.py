@@ -92,6 +92,7 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
         "min_tissue": settings.min_tissue,
         "mask_sha256": None if drawing is None else hashlib.sha256(drawing.read_bytes()).hexdigest(),
         "tiles": settings.tiles,
+        **({"abstain": True} if settings.abstain else {}),
         # Only where they matter, so that what earlier versions wrote of other slides stays.
         **({} if drawing is None else {"drawing_version": _DRAWING_VERSION}),
         **({} if slide.bounds[:2] == (0, 0) else {"geojson_origin_level0": slide.bounds[:2]}),

@@ -33,6 +33,9 @@ class SlideSettings(Settings):
         "of files named like the slides",
     )
     min_tissue: float = setting(0.1, above=0, at_most=1, help="least share of tissue in a cell of the map, 0 to 1")
+    abstain: bool = setting(
+        False, help="map what the model finds unfamiliar as a class of its own, not as the class that it guesses"
+    )
     tiles: bool = setting(False, help="also write one square per prediction into prediction.geojson")
     dtype: Precision = setting("float32", help="of the backbone; int8 on a CPU, with torchao installed")
     compile: bool = setting(False, help="compile the backbone first: a minute for Hibou-L, then it is faster")

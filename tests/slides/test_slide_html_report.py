@@ -42,8 +42,9 @@ BAD_NAMES = ["<script>alert(1)</script>", "A & B", "'single' and \"double\"", "<
 
 def composition_of(names):
     certain = [{"probability": 0.98, "center_level0": [12.0, 34.0]}]
-    row = {"patches": 1, "area_mm2": 0.1, "percent_of_tissue": 50.0, "mean_probability": 0.5, "most_certain": certain}
-    return {"tissue_mm2": 0.2, "classes": {name: row for name in names}}
+    row = {"patches": 1, "area_mm2": 0.1, "percent_of_tissue": 50.0, "percent_unfamiliar": 12.5}
+    row |= {"mean_probability": 0.5, "most_certain": certain}
+    return {"tissue_mm2": 0.2, "percent_unfamiliar": None, "classes": {name: row for name in names}}
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
