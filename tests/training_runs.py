@@ -26,8 +26,18 @@ NO_DROPOUT = {
 }
 
 
+_REMEMBERED = ("familiarity.", "class_sets.")
+
+
 def weights_of(folder):
-    return load_file(Path(folder) / "model.safetensors")
+    """What training changes or keeps; not what the model remembers of it, see `remembered_by`."""
+    weights = load_file(Path(folder) / "model.safetensors")
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(_REMEMBERED)}
+
+
+def remembered_by(folder):
+    weights = load_file(Path(folder) / "model.safetensors")
+    return {name: tensor for name, tensor in weights.items() if name.startswith(_REMEMBERED)}
 
 
 def assert_equal_weights(a, b, **tolerance):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from training_runs import NO_DROPOUT, PATCH_SIZE, assert_equal_weights, history_of, weights_of
+from training_runs import NO_DROPOUT, PATCH_SIZE, assert_equal_weights, history_of, remembered_by, weights_of
 from transformers import AutoModel, AutoProcessor
 
 from spider_tools.demo.synthetic import CLASS_NAMES
@@ -72,11 +72,14 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(settings, data_se
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(settings, data_settings):
-    runs = [
-        weights_of(train(replace(settings, output_dir=settings.output_dir / str(i), seed=seed), data_settings))
+    folders = [
+        train(replace(settings, output_dir=settings.output_dir / str(i), seed=seed), data_settings)
         for i, seed in enumerate((3, 3, 4))
     ]
+    runs = [weights_of(folder) for folder in folders]
     assert_equal_weights(runs[0], runs[1])
+    assert len(remembered_by(folders[0])) == 3
+    assert_equal_weights(remembered_by(folders[0]), remembered_by(folders[1]))
     assert not torch.equal(runs[0]["classifier.weight"], runs[2]["classifier.weight"])
 
 
