@@ -14,6 +14,7 @@ from .confusion_matrix import draw_confusion_matrix
 from .context_ablation import context_ablation_table, make_context_ablation
 from .predictions import Predictions, predictions_table
 from .results import ReportContext, make_results
+from .risk_coverage import draw_risk_coverage, make_risk_coverage, risk_coverage_page
 from .tables import comparison_page, import_paragraph, per_class_tables
 
 _OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json")
@@ -26,11 +27,12 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
 
     | file | content |
     |---|---|
-    | results.json | headline figures with 95% intervals, scores per class, calibration, what was evaluated |
+    | results.json | headline figures with 95% intervals, scores per class, calibration, coverage, what was evaluated |
     | per_class.csv, per_class.md | recall, precision, F1 and support of every class |
     | predictions.parquet | one row per region: slide, patch, classes, probabilities, entropy |
     | confusion_matrix.png | counts, coloured by their share of the true class |
     | calibration.md, reliability.png | how sure the model is beside how often it is right |
+    | risk_coverage.md, risk_coverage.png | how right it is where the least certain regions are left unanswered |
     | comparison.md | with `compare`: the published figures beside these |
     | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
 
@@ -49,11 +51,16 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         ValueError: The organ is unknown, or the predictions by context size are for different regions.
         OSError: The folder cannot be written.
     """
-    results = {**make_results(predictions, context), "calibration": make_calibration(predictions, context)}
+    results = {
+        **make_results(predictions, context),
+        "calibration": make_calibration(predictions, context),
+        "risk_coverage": make_risk_coverage(predictions, context),
+    }
     writers: dict[str, Writer] = {name: text_writer(text) for name, text in _texts(results, context).items()}
     writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
     writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
     writers["reliability.png"] = lambda path: _save_picture(draw_reliability(predictions, context), path)
+    writers["risk_coverage.png"] = lambda path: _save_picture(draw_risk_coverage(predictions), path)
     write_together(output_dir, writers, sign="results.json")
     for name in set(_OPTIONAL_FILES) - set(writers):
         (output_dir / name).unlink(missing_ok=True)
@@ -63,6 +70,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
 def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
     texts = {"results.json": _json(results), **per_class_tables(results["per_class"], results["import"])}
     texts["calibration.md"] = import_paragraph(results["import"]) + calibration_page(results["calibration"])
+    texts["risk_coverage.md"] = import_paragraph(results["import"]) + risk_coverage_page(results["risk_coverage"])
     if context.compare is not None:
         texts["comparison.md"] = comparison_page(results, published_organ(context.compare))
     if context.by_context_size is not None:
