@@ -12,12 +12,13 @@ from ..paper_results import published_organ
 from .calibration import calibration_page, draw_reliability, make_calibration
 from .confusion_matrix import draw_confusion_matrix
 from .context_ablation import context_ablation_table, make_context_ablation
+from .few_shot import few_shot_page, make_few_shot
 from .predictions import Predictions, predictions_table
 from .results import ReportContext, make_results
 from .risk_coverage import draw_risk_coverage, make_risk_coverage, risk_coverage_page
 from .tables import comparison_page, import_paragraph, per_class_tables
 
-_OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json")
+_OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json", "few_shot.md")
 
 
 def write_report(output_dir: Path, predictions: Predictions, context: ReportContext) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
     | risk_coverage.md, risk_coverage.png | how right it is where the least certain regions are left unanswered |
     | comparison.md | with `compare`: the published figures beside these |
     | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
+    | few_shot.md | with `few_shot`: the head beside prototypes of a few regions per class |
 
     No file is replaced before all of them are written, and results.json takes its name last, as the sign of a complete
     report. Files of an earlier report that this one lacks are removed.
@@ -48,7 +50,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         What results.json holds.
 
     Raises:
-        ValueError: The organ is unknown, or the predictions by context size are for different regions.
+        ValueError: The organ is unknown, or predictions by context size or of prototypes are for different regions.
         OSError: The folder cannot be written.
     """
     results = {
@@ -56,6 +58,8 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         "calibration": make_calibration(predictions, context),
         "risk_coverage": make_risk_coverage(predictions, context),
     }
+    if context.few_shot is not None:
+        results["few_shot"] = make_few_shot(predictions, context, context.few_shot)
     writers: dict[str, Writer] = {name: text_writer(text) for name, text in _texts(results, context).items()}
     writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
     writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
@@ -77,6 +81,8 @@ def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
         ablation = make_context_ablation(context.by_context_size, context)
         texts["context_ablation.json"] = _json(ablation)
         texts["context_ablation.md"] = context_ablation_table(ablation)
+    if context.few_shot is not None:
+        texts["few_shot.md"] = import_paragraph(results["import"]) + few_shot_page(results)
     return texts
 
 

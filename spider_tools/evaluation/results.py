@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from . import bootstrap, metrics
 from .predictions import Predictions
+from .prototypes import FewShot
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class ReportContext:
         temperature: What the model's logits are divided by, see `logit_temperature` of the configuration.
         compare: An organ of `paper_results.organ_names()` to compare with.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
+        few_shot: What prototypes said of the same regions.
         resamples: Number of sets of patients, or of slides, that the intervals come from.
         seed: Chooses these sets.
     """
@@ -33,6 +35,7 @@ class ReportContext:
     temperature: float = 1.0
     compare: Optional[str] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
+    few_shot: Optional[FewShot] = None
     resamples: int = bootstrap.RESAMPLES
     seed: int = 0
 

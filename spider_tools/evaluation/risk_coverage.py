@@ -173,5 +173,5 @@ def draw_risk_coverage(predictions: Predictions, scores: Optional[Mapping[str, n
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure

@@ -30,6 +30,7 @@ from .predictions import Predictions
 from .report import write_report
 from .results import ReportContext
 from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings, ModelFlags
+from .support import Support, ask_prototypes, draw_support
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderConfig
@@ -61,8 +62,13 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     with accelerator.main_process_first():
         data = load_regions(data_settings)
     split = matching_split(data, settings.split, config.class_names, settings.allow_subset)
-    results = None
+    shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
+    support = _few_shot_support(settings, data, config.class_names, list(shared))
+    results, few_shot = None, None
     with only_run_in(settings.output_dir, accelerator):
+        if support is not None:  # embeds all patches that this run needs
+            stores = settings.output_dir / "embeddings"
+            few_shot = ask_prototypes(accelerator, settings, data, support, split, stores)
         labels, by_size = predict_split(
             accelerator,
             settings,
@@ -73,10 +79,9 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
             settings.output_dir / "embeddings",
         )
         if accelerator.is_main_process:
-            shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
             made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
             ablation = {size: made[size] for size in sizes} if sizes else None
-            context = _report_context(settings, data, config, ablation)
+            context = replace(_report_context(settings, data, config, ablation), few_shot=few_shot)
             results = write_report(settings.output_dir, made[config.context_size], context)
             told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
             write_settings(settings.output_dir, as_json(settings) | {"data": told})
@@ -89,6 +94,19 @@ def _check_folders(settings: EvaluationSettings) -> None:
     require_writable(settings.output_dir, "--output_dir")
     settings.require_store_folder()
     require_hugging_face_home()
+
+
+def _few_shot_support(
+    settings: EvaluationSettings, data: RegionData, model_classes: list[str], shared: list[int]
+) -> Optional[Support]:
+    if settings.few_shot is None:
+        return None
+    if "train" not in data.splits:
+        raise ValueError(
+            f"--few_shot draws regions from the split 'train', which {data.name} has not, only {sorted(data.splits)}."
+        )
+    train = matching_split(data, "train", model_classes, settings.allow_subset)
+    return draw_support(train, model_classes, shared, settings.few_shot, settings.seed)
 
 
 def _report_context(
