@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 # Read when a program runs, and not by what is imported before it.
-MAY_DIFFER = {"ACCELERATE_USE_CPU", "PYTEST_CURRENT_TEST", "PYTHONPATH", "RANK"}
+MAY_DIFFER = {"ACCELERATE_USE_CPU", "PYTEST_CURRENT_TEST", "PYTHONPATH"}
+MAY_DIFFER |= {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 IMPORTED = (
     "torch.utils.data",
     "transformers.models.auto.modeling_auto",
@@ -86,8 +87,8 @@ def start(
             words, cwd=cwd, env=env, stdout=stdout, stderr=stderr, text=True, start_new_session=start_new_session
         )
     warm = _warm_process()
-    names = (warm.environment.keys() | env.keys()) - MAY_DIFFER
-    other = sorted(name for name in names if warm.environment.get(name) != env.get(name))
+    names = {name for name, value in warm.environment.items() ^ env.items() if not name.startswith("SPIDER_")}
+    other = sorted(names - MAY_DIFFER)
     if other:
         raise ValueError(f"Libraries were imported with another {', '.join(other)}: start this program plainly.")
     request = {"argv": words[1:], "cwd": str(cwd or Path.cwd()), "env": env, "new_session": start_new_session}
