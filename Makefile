@@ -48,15 +48,17 @@ PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # more for what other tests ask of it. Sources that are verified, and bare copies, run in both environments from here.
 NOT_ON_4 := $(addprefix --ignore=tests/,annotations building data demo retrieval test_benchmarks.py test_ctrl_c.py \
 	test_examples.py test_hugging_face_home.py test_output_folder.py test_processes.py test_scripts.py test_wheel.py \
-	test_workers.py embeddings/test_precompute_in_processes.py embeddings/test_precompute_workers.py \
-	evaluation/test_bootstrap.py evaluation/test_calibration.py evaluation/test_confusion_matrix.py \
-	evaluation/test_evaluate_library.py evaluation/test_region_dtypes.py evaluation/test_temperature.py \
+	test_warm_python.py test_workers.py embeddings/test_precompute_in_processes.py \
+	embeddings/test_precompute_workers.py evaluation/test_bootstrap.py evaluation/test_calibration.py \
+	evaluation/test_confusion_matrix.py evaluation/test_evaluate_library.py evaluation/test_few_shot.py \
+	evaluation/test_prototypes.py evaluation/test_region_dtypes.py evaluation/test_risk_coverage.py \
+	evaluation/test_temperature.py \
 	publishing/test_load_check.py publishing/test_published_already.py publishing/test_publishing_folder.py \
 	publishing/test_upload.py publishing/test_upload_refusals.py training/test_resuming.py \
 	training/test_training_script.py weights/test_verification.py weights/test_verify_command.py) \
 	--ignore-glob='*/slides/test_slide_*.py' $(addprefix --deselect=tests/,\
 	evaluation/test_evaluation.py::test_the_script_gives_the_same_report_with_one_process_and_with_two \
-	model_files/test_readout.py::test_a_saved_head_gives_the_same_in_a_bare_copy_under_either_version \
+	model_files/test_readout.py::test_saved_heads_give_the_same_in_a_bare_copy_under_either_version \
 	publishing/test_publish.py::test_training_publishes_its_model_and_no_path_of_this_machine \
 	slides/test_segment_slide.py::test_two_processes_share_the_slides)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import warm_python
 from tiny_spider import ROOT
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
@@ -17,13 +18,23 @@ def _hear() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells have what runs in the background ignore it
 
 
-def start(command: Sequence[Any], **environment: str) -> "subprocess.Popen[str]":
-    """Start a program that finds the checkout and the tests' modules; what it says is read by `stop`."""
+def start(command: Sequence[Any], warm: bool = False, **environment: str) -> "subprocess.Popen[str]":
+    """Start a program that finds the checkout and the tests' modules; what it says is read by `stop`.
+
+    Args:
+        command: What to start.
+        warm: Whether its imports may be over, as `warm_python` has it; not where Ctrl-C comes before their end.
+        environment: Variables beside `ENVIRONMENT`.
+    """
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    env = {**os.environ, "PYTHONPATH": paths, **ENVIRONMENT, **environment}
+    if warm:
+        pipe = subprocess.PIPE
+        return warm_python.start(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, start_new_session=True)
     return subprocess.Popen(
         [str(word) for word in command],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths, **ENVIRONMENT, **environment},
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,13 +3,13 @@
 import importlib
 import json
 import re
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
 import transformers
+import warm_python
 
 from benchmarks.measuring import Goal, Options, Section, alternate, comparison, spread
 from benchmarks.models import PlainDinov2, flops_per_patch
@@ -105,7 +105,7 @@ def test_the_operations_of_a_patch_are_those_that_torch_counts(make_model):
 
 def benchmarks(*arguments):
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=300)
+    return warm_python.run(command, cwd=REPOSITORY_ROOT)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_evaluation_stops_while_it_fills_its_store(tissue, model_of_tissue, tmp_
     flags = {"model": model_of_tissue, "dataset": tissue, "cache_dir": tmp_path / "cache", "output_dir": tmp_path / "R"}
     flags |= {"num_workers": 2, "embedding_batch_size": 1, "split": "test"}
     command = [sys.executable, "evaluate.py", "--allow_subset", *(f"--{k}={v}" for k, v in flags.items())]
-    process = start(command)
+    process = start(command, warm=True)
     wait_until(lambda: list((tmp_path / "R").glob("embeddings/*/claims/*.lock")), process)
     time.sleep(0.3)
     code, output, error = stop(process)
@@ -100,7 +100,7 @@ def test_a_slide_stops_and_the_same_command_goes_on_from_what_is_saved(model_fol
     flags = {"model": model_folder, "slide": slide, "output_dir": tmp_path / "R", "num_workers": 2}
     flags |= {"batch_size": 1, "save_every": 0}
     command = [sys.executable, "segment_slide.py", *(f"--{name}={value}" for name, value in flags.items())]
-    process = start(command)
+    process = start(command, warm=True)
     parts = tmp_path / "R" / "s" / "embeddings.unfinished"
     wait_until(lambda: len(list(parts.glob("part-*"))) > 20, process)
     code, output, error = stop(process)
@@ -110,7 +110,7 @@ def test_a_slide_stops_and_the_same_command_goes_on_from_what_is_saved(model_fol
         assert word not in error
     saved = len(list(parts.glob("part-*")))
 
-    again = start(command)
+    again = start(command, warm=True)
     assert again.communicate(timeout=120)[0]
     assert again.returncode == 0
     done = json.loads((tmp_path / "R" / "s" / "slide.json").read_text())

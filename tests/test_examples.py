@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
+import warm_python
 from tiny_spider import ROOT
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -36,9 +36,7 @@ def test_the_loop_from_slides_to_a_model_and_back_closes(tmp_path):
     lines = code_of(ROOT / "examples" / "your_own_slides.ipynb")
     # Processes of the build import this file anew, and must not run it.
     (tmp_path / "cells.py").write_text(f"if __name__ == '__main__':\n    exec({lines!r})\n")
-    run = subprocess.run(
-        [sys.executable, "cells.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
-    )
+    run = warm_python.run([sys.executable, "cells.py"], cwd=tmp_path, env=environment, timeout=900)
     assert run.returncode == 0, run.stderr[-3000:]
     figures = json.loads((loop / "figures.json").read_text())
     assert figures["agreement"] > 0.6, "of eight classes"

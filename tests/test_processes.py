@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+import warm_python
 from tiny_spider import ROOT
 
 from spider_tools.processes import WorkerError, deaf_to_interrupts, ending, lost_process, process_pool, serve_quietly
@@ -221,11 +222,10 @@ def test_a_run_that_has_lost_a_process_to_the_system_says_so_in_one_sentence(how
     common = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
-        subprocess.Popen(
+        warm_python.start(
             [sys.executable, "-c", PEERS, how],
             env={**common, "RANK": rank, "LOCAL_RANK": rank},
             stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in "01"
     ]

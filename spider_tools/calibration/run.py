@@ -12,10 +12,11 @@ from safetensors import safe_open
 
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
+from ..evaluation.asking import AskedModel
 from ..evaluation.calibration import calibration_figures
 from ..evaluation.familiarity import MOST_REGIONS, fit_familiarity
 from ..evaluation.limits import learn_limits
-from ..evaluation.run import AskedModel, matching_split
+from ..evaluation.run import matching_split
 from ..evaluation.temperature import with_temperature
 from ..files import require_writable
 from ..hugging_face_home import require_hugging_face_home

@@ -44,6 +44,18 @@ def unique_patch_names(splits: Mapping[str, Any]) -> pa.Array:
     return names.take(pc.sort_indices(names))
 
 
+def center_patch_names(split: Any) -> pa.Array:
+    """The name of every region's central patch, a pyarrow array of strings `(regions,)`.
+
+    Args:
+        split: See `region_grid`.
+    """
+    table = _table(split)
+    flat = _flat_patches(table)
+    patches = len(flat) // max(table.num_rows, 1)
+    return flat.take(pa.array(np.arange(table.num_rows) * patches + patches // 2))
+
+
 def region_grid(split: Any, rows_of: Any) -> RegionGrid:
     """One split as numbers.
 

@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from . import bootstrap, metrics
 from .predictions import Predictions
+from .prototypes import FewShot
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ReportContext:
         compare: An organ of `paper_results.organ_names()` to compare with.
         coverage: Share of prediction sets that are to hold the true class, in (0, 1); None for no sets.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
+        few_shot: What prototypes said of the same regions.
         resamples: Number of sets of patients, or of slides, that the intervals come from.
         seed: Chooses these sets.
     """
@@ -35,6 +37,7 @@ class ReportContext:
     compare: Optional[str] = None
     coverage: Optional[float] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
+    few_shot: Optional[FewShot] = None
     resamples: int = bootstrap.RESAMPLES
     seed: int = 0
 

@@ -6,17 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
-import pyarrow as pa
 import torch
-from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 
-from ..data.grid import region_grid, unique_patch_names
-from ..data.loaders import EmbeddedRegions, evaluation_loader
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
-from ..embeddings.precompute import embed_patches_once
-from ..embeddings.store import EmbeddingStore
 from ..environment import write_settings
 from ..files import require_writable
 from ..flags import as_json
@@ -26,14 +20,16 @@ from ..import_record import import_facts
 from ..launching import make_accelerator
 from ..model_folder import weights_sha256
 from ..output_folder import only_run_in
-from ..weights.loading import load_config, load_image_processor, load_spider
+from ..weights.loading import load_config
 from ..weights.reading import locate
-from .predict import Answers, RegionClassifier, context_window, predict
+from .asking import AskedModel
+from .predict import Answers, context_window
 from .prediction_sets import check_coverage
 from .predictions import Limits, Predictions
 from .report import write_report
 from .results import ReportContext
-from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings, ModelFlags
+from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings
+from .support import Support, ask_prototypes, draw_support
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderConfig, SpiderForImageClassification
@@ -68,17 +64,20 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     with accelerator.main_process_first():
         data = load_regions(data_settings)
     split = matching_split(data, settings.split, config.class_names, settings.allow_subset)
-    results = None
+    shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
+    support = _few_shot_support(settings, data, config.class_names, list(shared))
+    results, few_shot = None, None
     with only_run_in(settings.output_dir, accelerator):
         asked = AskedModel(accelerator, settings, data, settings.output_dir / "embeddings")
+        if support is not None:  # embeds all patches that this run needs
+            few_shot = ask_prototypes(asked, support, split)
         answers = asked.about({settings.split: split}, [config.context_size, *sizes])
         if accelerator.is_main_process:
-            shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
             made = {size: _predictions(split, answers, size, shared) for size in answers.probabilities}
             limits = _limits(answers, asked.model, list(shared))
             made[config.context_size] = replace(made[config.context_size], limits=limits)
             ablation = {size: made[size] for size in sizes} if sizes else None
-            context = _report_context(settings, data, config, ablation)
+            context = replace(_report_context(settings, data, config, ablation), few_shot=few_shot)
             results = write_report(settings.output_dir, made[config.context_size], context)
             told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
             write_settings(settings.output_dir, as_json(settings) | {"data": told})
@@ -91,6 +90,19 @@ def _check_folders(settings: EvaluationSettings) -> None:
     require_writable(settings.output_dir, "--output_dir")
     settings.require_store_folder()
     require_hugging_face_home()
+
+
+def _few_shot_support(
+    settings: EvaluationSettings, data: RegionData, model_classes: list[str], shared: list[int]
+) -> Optional[Support]:
+    if settings.few_shot is None:
+        return None
+    if "train" not in data.splits:
+        raise ValueError(
+            f"--few_shot draws regions from the split 'train', which {data.name} has not, only {sorted(data.splits)}."
+        )
+    train = matching_split(data, "train", model_classes, settings.allow_subset)
+    return draw_support(train, model_classes, shared, settings.few_shot, settings.seed)
 
 
 def _report_context(
@@ -113,44 +125,6 @@ def _report_context(
         resamples=settings.resamples,
         seed=settings.seed,
     )
-
-
-class AskedModel:
-    """A model that is asked about the regions of a data set; each patch is embedded once.
-
-    Args:
-        accelerator: Of the run.
-        settings: Which model, and how.
-        data: Whose regions they are.
-        stores: Folder of patch embeddings, unless the settings name one.
-
-    Attributes:
-        model: In float32, on the device of the run.
-        image_processor: Its own.
-    """
-
-    def __init__(self, accelerator: Accelerator, settings: ModelFlags, data: RegionData, stores: Path) -> None:
-        self.model = load_spider(settings.model, settings.revision).to(accelerator.device)
-        self.image_processor = load_image_processor(settings.model, settings.revision)
-        self._accelerator = accelerator
-        self._settings = settings
-        self._data = data
-        self._stores = stores
-
-    def store_of(self, names: pa.Array) -> EmbeddingStore:
-        """The store that holds the embeddings of patches; what it lacks is embedded."""
-        embedding = self._settings.embedding_settings(self._stores)
-        return embed_patches_once(
-            names, self._data.patches, self.model, self.image_processor, self._accelerator, embedding
-        )
-
-    def about(self, split: dict[str, Dataset], sizes: list[int]) -> Answers:
-        """Its answers to all regions of a split of `matching_split`, by its name, with contexts of these sizes."""
-        store = self.store_of(unique_patch_names(split))
-        regions = EmbeddedRegions(region_grid(next(iter(split.values())), store.rows), store)
-        loader = self._accelerator.prepare(evaluation_loader(regions, self._settings.batch_size, num_workers=0))
-        classifier = RegionClassifier(self.model, normalize=None)
-        return predict(self._accelerator, classifier, loader, list(dict.fromkeys(sizes)), progress="classifying")
 
 
 def matching_split(data: RegionData, split_name: str, model_classes: list[str], allow_subset: bool = False) -> Dataset:

@@ -37,8 +37,11 @@ class EvaluationSettings(ModelFlags):
     coverage: Optional[float] = setting(
         None, above=0, below=1, help="also report prediction sets that shall hold the true class so often, such as 0.9"
     )
+    few_shot: Optional[int] = setting(
+        None, at_least=1, help="compare the head with prototypes of so many regions per class of the train split"
+    )
     resamples: int = setting(1000, at_least=1, help="sets of patients, or slides, that the 95% intervals come from")
-    seed: int = setting(0, at_least=0, help="chooses these sets")
+    seed: int = setting(0, at_least=0, help="chooses these sets, and the regions of --few_shot")
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -46,3 +49,7 @@ class EvaluationSettings(ModelFlags):
         for size in self.context_sizes or ():
             if not size.isdigit() or int(size) % 2 == 0:
                 raise ValueError(f"--context_sizes must be odd numbers separated by commas, got {size!r}.")
+        if self.few_shot is not None and self.split == "train":
+            raise ValueError(
+                "--few_shot draws prototypes from the train split: --split must be another one, got 'train'."
+            )

@@ -3,11 +3,11 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import warm_python
 from imported_models import NEVER_HELD, note_import, unverified, verified
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
@@ -82,9 +82,7 @@ def test_a_script_that_does_not_end_well_ends_the_demo_in_words(tmp_path, monkey
 
 
 def classify(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "spider_tools.demo", *words], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    return warm_python.run([sys.executable, "-m", "spider_tools.demo", *words], cwd=ROOT)
 
 
 def test_an_image_of_the_users_is_classified_with_any_model(model_folder, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+import warm_python
 from accelerate import Accelerator
 from patch_embedding import HIDDEN, NAMES, LoggingSource, TinyEmbedding
 
@@ -77,7 +78,7 @@ def _environment(**more):
 
 
 def _start(*arguments):
-    return subprocess.Popen([sys.executable, *_program(*arguments)], env=_environment())
+    return warm_python.start([sys.executable, *_program(*arguments)], env=_environment())
 
 
 def _shards(folder):

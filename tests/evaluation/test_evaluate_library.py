@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm_python
 from metrics_by_loop import loop_figures, random_regions
 
 from spider_tools.evaluation.library import SpiderMetric, evaluate_library
@@ -177,7 +178,8 @@ import numpy as np
 from spider_tools.evaluation.library import SpiderMetric
 print(SpiderMetric().compute(predictions=np.eye(3), references=np.arange(3))["macro_f1"])
 """
-    assert run([sys.executable, "-c", program], ROOT).split() == ["1.0"]
+    done = warm_python.run([sys.executable, "-c", program], cwd=ROOT)
+    assert done.stdout.split() == ["1.0"], done.stderr
 
 
 def test_the_root_script_starts_as_a_module_from_the_root():

@@ -96,6 +96,16 @@ def test_the_table_of_predictions_says_what_is_unfamiliar(report, tmp_path):
     assert "The model does not know what is familiar" in (tmp_path / "calibration.md").read_text(encoding="utf-8")
 
 
+def test_regions_are_also_left_unanswered_by_familiarity(report):
+    found = results_of(report)["risk_coverage"]
+    assert list(found) == ["highest probability", "familiarity"]
+    order = np.argsort(UNFAMILIARITY, kind="stable")
+    risks = np.cumsum((PLAIN.predicted != PLAIN.labels)[order]) / np.arange(1, 121)
+    assert len(set(UNFAMILIARITY)) == 120
+    assert found["familiarity"]["aurc"]["value"] == pytest.approx(risks.mean())
+    assert found["familiarity"]["accuracy_at_50"]["value"] == pytest.approx(1 - risks[59])
+
+
 def test_sets_of_an_earlier_report_do_not_stay(tmp_path):
     write_report(tmp_path, PREDICTIONS, replace(CONTEXT, coverage=0.9))
     write_report(tmp_path, PREDICTIONS, CONTEXT)

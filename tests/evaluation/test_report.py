@@ -12,7 +12,7 @@ from spider_tools.evaluation.report import write_report
 from spider_tools.evaluation.tables import headline_table
 
 ALWAYS = {"results.json", "per_class.csv", "per_class.md", "predictions.parquet", "confusion_matrix.png"}
-ALWAYS |= {"calibration.md", "reliability.png"}
+ALWAYS |= {"calibration.md", "reliability.png", "risk_coverage.md", "risk_coverage.png"}
 
 
 @pytest.fixture(scope="module")

@@ -134,31 +134,32 @@ import json, sys
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
-model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-given = load_file(sys.argv[2])
+given = load_file(sys.argv[1])
 with torch.no_grad():
-    print(json.dumps(model.classify_grid(given["embeddings"], given["mask"]).tolist()))
+    models = [AutoModel.from_pretrained(folder, trust_remote_code=True) for folder in sys.argv[2:]]
+    print(json.dumps([model.classify_grid(given["embeddings"], given["mask"]).tolist() for model in models]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", [HEADS[-1], HEADS[14]], ids=named)
-def test_a_saved_head_gives_the_same_in_a_bare_copy_under_either_version(
-    make_model, processor, embeddings, mask, head, tmp_path
+def test_saved_heads_give_the_same_in_a_bare_copy_under_either_version(
+    make_model, processor, embeddings, mask, tmp_path
 ):
     from safetensors.torch import save_file
 
-    model = make_model(**head)
-    model.save_pretrained(tmp_path / "saved")
-    processor.save_pretrained(tmp_path / "saved")
-    shutil.copytree(tmp_path / "saved", tmp_path / "bare copy")
+    expected, copies = [], []
+    for head in (HEADS[-1], HEADS[14]):
+        model = make_model(**head)
+        model.save_pretrained(tmp_path / "saved" / named(head))
+        processor.save_pretrained(tmp_path / "saved" / named(head))
+        copies.append(shutil.copytree(tmp_path / "saved" / named(head), tmp_path / "bare copies" / named(head)))
+        with torch.no_grad():
+            expected.append(model.classify_grid(embeddings, mask))
     save_file({"embeddings": embeddings, "mask": mask}, tmp_path / "given.safetensors")
-    with torch.no_grad():
-        expected = model.classify_grid(embeddings, mask)
     for python in {sys.executable, os.environ.get("SPIDER_OTHER_PYTHON", sys.executable)}:
         home = tmp_path / "home"
         run = subprocess.run(
-            [python, "-I", "-c", LOADS, str(tmp_path / "bare copy"), str(tmp_path / "given.safetensors")],
+            [python, "-I", "-c", LOADS, str(tmp_path / "given.safetensors"), *map(str, copies)],
             env={"HF_HOME": str(home), "HOME": str(home), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
             cwd=tmp_path,
             capture_output=True,
@@ -166,7 +167,7 @@ def test_a_saved_head_gives_the_same_in_a_bare_copy_under_either_version(
             timeout=300,
         )
         assert run.returncode == 0, run.stderr
-        torch.testing.assert_close(torch.tensor(json.loads(run.stdout)), expected, atol=5e-6, rtol=0)
+        torch.testing.assert_close(torch.tensor(json.loads(run.stdout)), torch.stack(expected), atol=5e-6, rtol=0)
 
 
 @pytest.mark.parametrize("head", [HEADS[-1], HEADS[14]], ids=named)

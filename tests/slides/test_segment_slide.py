@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
+import warm_python
 from safetensors import safe_open
 from slide_files import draw_slide, write_pyramid
 
@@ -79,7 +80,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, model_folder):
     slide = write_pyramid(tmp_path / "s.tif", draw_slide(900, 700, seed=4), 0.5)
     flags = {"batch_size": 1, "save_every": 0}
     parts = tmp_path / "killed" / "s" / "embeddings.unfinished"
-    run = subprocess.Popen(
+    run = warm_python.start(
         command(model_folder, [slide], tmp_path / "killed", **flags),
         cwd=ROOT,
         env=ENVIRONMENT,

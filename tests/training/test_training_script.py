@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import replace
 import ctrl_c
 import pytest
 import torch
+import warm_python
 from accelerate.state import AcceleratorState
 from training_runs import NO_DROPOUT, PATCH_SIZE, assert_equal_weights, history_of, weights_of
 
@@ -86,7 +86,7 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(settings, 
     settings = replace(settings, train_backbone="full", epochs=3)
     run_here(settings, data_settings, *words)
     killed = replace(settings, output_dir=settings.output_dir / "2")
-    process = ctrl_c.start(command(killed, data_settings, *words), **environment())
+    process = ctrl_c.start(command(killed, data_settings, *words), warm=True, **environment())
     checkpoints = killed.run_folder / "checkpoints"
     ctrl_c.wait_until(lambda: len(list(checkpoints.glob("step_*"))) >= 3, process)
     process.kill()
@@ -103,7 +103,7 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(settings, 
 def test_a_signal_to_all_processes_ends_a_run_on_a_checkpoint(settings, data_settings, number):
     """So does a terminal with Ctrl-C, and Slurm: workers that ended by it would end the run before its checkpoint."""
     settings = replace(settings, epochs=200, train_backbone="full")
-    process = ctrl_c.start(command(settings, data_settings, "--num_workers=2"), **environment())
+    process = ctrl_c.start(command(settings, data_settings, "--num_workers=2"), warm=True, **environment())
     checkpoints = settings.run_folder / "checkpoints"
     ctrl_c.wait_until(lambda: list(checkpoints.glob("step_*")), process)
     code, _, error = ctrl_c.stop(process, number)
@@ -114,6 +114,14 @@ def test_a_signal_to_all_processes_ends_a_run_on_a_checkpoint(settings, data_set
     assert json.loads((newest / "progress.json").read_text())["global_step"] == int(newest.name[5:])
 
 
+SMALL_FILES_ONLY = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(settings, data_settings):
     run_here(replace(settings, epochs=1), data_settings)
@@ -121,17 +129,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(settings, data_settings):
     (good,) = checkpoints.iterdir()
     before = {path.name: path.read_bytes() for path in good.iterdir() if path.is_file()}
 
-    def small_files_only():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-    done = subprocess.run(
-        command(settings, data_settings, "--resume_from_checkpoint=latest"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        preexec_fn=small_files_only,
-    )
+    python, *script = command(settings, data_settings, "--resume_from_checkpoint=latest")
+    done = warm_python.run([python, "-c", SMALL_FILES_ONLY, *script], env=environment(), cwd=ROOT)
     assert done.returncode != 0
     assert f"The last good one is {good}" in done.stderr
     assert [path.name for path in checkpoints.iterdir()] == [good.name]

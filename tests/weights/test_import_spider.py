@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import warm_python
 from independent_dinov2 import forward, in_transformers_4_names, in_transformers_5_names, save_folder
 from published_checkpoint import (
     CLASS_NAMES,
@@ -342,7 +342,7 @@ def test_the_command_writes_a_repository_that_loads_from_a_bare_copy(write, tmp_
     region = np.random.default_rng(3).integers(0, 256, (5 * SIDE, 5 * SIDE, 3), dtype=np.uint8)
     np.save(tmp_path / "region.npy", region)
     command = [sys.executable, "-c", LOAD_BARE, bare, tmp_path / "region.npy", tmp_path / "logits.npy"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = warm_python.run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
     patches = []
