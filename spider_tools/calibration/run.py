@@ -10,8 +10,9 @@ from typing import Any
 
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
+from ..evaluation.asking import AskedModel
 from ..evaluation.calibration import calibration_figures
-from ..evaluation.run import matching_split, predict_split
+from ..evaluation.run import matching_split
 from ..evaluation.temperature import fit_temperature, with_temperature
 from ..files import read_json_object, require_writable, write_text
 from ..hugging_face_home import require_hugging_face_home
@@ -57,7 +58,7 @@ def calibrate_model(settings: CalibrationSettings, data_settings: DataSettings) 
     split = matching_split(data, SPLIT, config.class_names)
     with only_run_in(settings.output_dir, accelerator):
         stores = settings.output_dir / "training" / "embeddings"  # where a run of training has left them
-        labels, by_size = predict_split(accelerator, settings, data, split, SPLIT, [config.context_size], stores)
+        labels, by_size = AskedModel(accelerator, settings, data, split, stores).predict([config.context_size])
         probabilities = by_size[config.context_size]
         fit = fit_temperature(probabilities, labels, patients_or_slides(split["patient_id"], split["slide_id"]))
         if fit.temperature == 1 and fit.reason is not None:

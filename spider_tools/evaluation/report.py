@@ -14,9 +14,17 @@ from .confusion_matrix import draw_confusion_matrix
 from .context_ablation import context_ablation_table, make_context_ablation
 from .predictions import Predictions, predictions_table
 from .results import ReportContext, make_results
+from .robustness import draw_robustness, make_robustness, robustness_page
 from .tables import comparison_page, import_paragraph, per_class_tables
 
-_OPTIONAL_FILES = ("comparison.md", "context_ablation.md", "context_ablation.json")
+_OPTIONAL_FILES = (
+    "comparison.md",
+    "context_ablation.md",
+    "context_ablation.json",
+    "robustness.md",
+    "robustness.json",
+    "robustness.png",
+)
 
 
 def write_report(output_dir: Path, predictions: Predictions, context: ReportContext) -> dict[str, Any]:
@@ -33,6 +41,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
     | calibration.md, reliability.png | how sure the model is beside how often it is right |
     | comparison.md | with `compare`: the published figures beside these |
     | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
+    | robustness.md, robustness.json, robustness.png | with `disturbed`: figures of the same regions disturbed |
 
     No file is replaced before all of them are written, and results.json takes its name last, as the sign of a complete
     report. Files of an earlier report that this one lacks are removed.
@@ -50,10 +59,14 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         OSError: The folder cannot be written.
     """
     results = {**make_results(predictions, context), "calibration": make_calibration(predictions, context)}
+    if context.disturbed is not None:
+        results["robustness"] = make_robustness(predictions, context.disturbed, context)
     writers: dict[str, Writer] = {name: text_writer(text) for name, text in _texts(results, context).items()}
     writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
     writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
     writers["reliability.png"] = lambda path: _save_picture(draw_reliability(predictions, context), path)
+    if context.disturbed is not None:
+        writers["robustness.png"] = lambda path: _save_picture(draw_robustness(results["robustness"]), path)
     write_together(output_dir, writers, sign="results.json")
     for name in set(_OPTIONAL_FILES) - set(writers):
         (output_dir / name).unlink(missing_ok=True)
@@ -69,6 +82,9 @@ def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
         ablation = make_context_ablation(context.by_context_size, context)
         texts["context_ablation.json"] = _json(ablation)
         texts["context_ablation.md"] = context_ablation_table(ablation)
+    if "robustness" in results:
+        texts["robustness.json"] = _json(results["robustness"])
+        texts["robustness.md"] = robustness_page(results["robustness"])
     return texts
 
 

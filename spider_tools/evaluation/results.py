@@ -21,6 +21,7 @@ class ReportContext:
         temperature: What the model's logits are divided by, see `logit_temperature` of the configuration.
         compare: An organ of `paper_results.organ_names()` to compare with.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
+        disturbed: Predictions for the same regions by name of a disturbance; None where none was asked for.
         resamples: Number of sets of patients, or of slides, that the intervals come from.
         seed: Chooses these sets.
     """
@@ -33,6 +34,7 @@ class ReportContext:
     temperature: float = 1.0
     compare: Optional[str] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
+    disturbed: Optional[Mapping[str, Predictions]] = None
     resamples: int = bootstrap.RESAMPLES
     seed: int = 0
 

@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
-from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 
-from ..data.grid import region_grid, unique_patch_names
-from ..data.loaders import EmbeddedRegions, evaluation_loader
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
-from ..embeddings.precompute import embed_patches_once
 from ..environment import write_settings
 from ..files import require_writable
 from ..flags import as_json
@@ -23,13 +19,14 @@ from ..import_record import import_facts
 from ..launching import make_accelerator
 from ..model_folder import weights_sha256
 from ..output_folder import only_run_in
-from ..weights.loading import load_config, load_image_processor, load_spider
+from ..weights.loading import load_config
 from ..weights.reading import locate
-from .predict import RegionClassifier, context_window, predict
+from .asking import AskedModel
+from .predict import context_window
 from .predictions import Predictions
 from .report import write_report
 from .results import ReportContext
-from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings, ModelFlags
+from .settings import DECIDED_BY_THE_MODEL, EvaluationSettings
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderConfig
@@ -63,20 +60,17 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     split = matching_split(data, settings.split, config.class_names, settings.allow_subset)
     results = None
     with only_run_in(settings.output_dir, accelerator):
-        labels, by_size = predict_split(
-            accelerator,
-            settings,
-            data,
-            split,
-            settings.split,
-            [config.context_size, *sizes],
-            settings.output_dir / "embeddings",
-        )
+        asked = AskedModel(accelerator, settings, data, split, settings.output_dir / "embeddings")
+        labels, by_size = asked.predict([config.context_size, *sizes])
+        disturbed = asked.predict_disturbed(config.context_size) if settings.robustness else {}
         if accelerator.is_main_process:
             shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
             made = {size: _predictions(split, labels, p, shared) for size, p in by_size.items()}
-            ablation = {size: made[size] for size in sizes} if sizes else None
-            context = _report_context(settings, data, config, ablation)
+            context = replace(
+                _report_context(settings, data, config),
+                by_context_size={size: made[size] for size in sizes} or None,
+                disturbed={name: _predictions(split, labels, p, shared) for name, p in disturbed.items()} or None,
+            )
             results = write_report(settings.output_dir, made[config.context_size], context)
             told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
             write_settings(settings.output_dir, as_json(settings) | {"data": told})
@@ -91,12 +85,7 @@ def _check_folders(settings: EvaluationSettings) -> None:
     require_hugging_face_home()
 
 
-def _report_context(
-    settings: EvaluationSettings,
-    data: RegionData,
-    config: "SpiderConfig",
-    by_context_size: Optional[dict[int, Predictions]],
-) -> ReportContext:
+def _report_context(settings: EvaluationSettings, data: RegionData, config: "SpiderConfig") -> ReportContext:
     digest = weights_sha256(locate(settings.model, settings.revision))
     return ReportContext(
         dataset=data.name,
@@ -106,48 +95,9 @@ def _report_context(
         imported=import_facts(config, digest),
         temperature=config.logit_temperature,
         compare=settings.compare,
-        by_context_size=by_context_size,
         resamples=settings.resamples,
         seed=settings.seed,
     )
-
-
-def predict_split(
-    accelerator: Accelerator,
-    settings: ModelFlags,
-    data: RegionData,
-    split: Dataset,
-    name: str,
-    sizes: list[int],
-    stores: Path,
-) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Ask a model of all regions of a split; each patch is embedded once.
-
-    Args:
-        accelerator: Of the run.
-        settings: Which model, and how.
-        data: Whose split it is.
-        split: Of `matching_split`.
-        name: Of the split.
-        sizes: Contexts, in patches along one side.
-        stores: Folder of patch embeddings, unless the settings name one.
-
-    Returns:
-        See `predict`.
-    """
-    model = load_spider(settings.model, settings.revision).to(accelerator.device)
-    store = embed_patches_once(
-        unique_patch_names({name: split}),
-        data.patches,
-        model,
-        load_image_processor(settings.model, settings.revision),
-        accelerator,
-        settings.embedding_settings(stores),
-    )
-    regions = EmbeddedRegions(region_grid(split, store.rows), store)
-    loader = accelerator.prepare(evaluation_loader(regions, settings.batch_size, num_workers=0))
-    classifier = RegionClassifier(model, normalize=None)
-    return predict(accelerator, classifier, loader, list(dict.fromkeys(sizes)), progress="classifying")
 
 
 def matching_split(data: RegionData, split_name: str, model_classes: list[str], allow_subset: bool = False) -> Dataset:

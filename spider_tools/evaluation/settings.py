@@ -30,6 +30,11 @@ class EvaluationSettings(ModelFlags):
     context_sizes: Optional[tuple[str, ...]] = setting(
         None, help="contexts to compare by masking, in patches along one side, such as 5,3,1"
     )
+    robustness: bool = setting(
+        False,
+        help="also evaluate turned, restained, darker, brighter, compressed, blurred and wrongly magnified regions: "
+        "embeds every patch once more for each of 17 disturbances",
+    )
     compare: Optional[Organ] = setting(None, help="organ to show the published figures of")
     allow_subset: bool = setting(
         False, help="evaluate among the classes that model and data share, if their lists differ"

@@ -124,6 +124,12 @@ def interval_text(figure: Mapping[str, Any]) -> str:
     return NOT_AVAILABLE if figure["ci95"] is None else "{:.3f} to {:.3f}".format(*figure["ci95"])
 
 
+def change_text(figure: Mapping[str, Any]) -> str:
+    """A difference with its sign, and with its 95% interval where it has one."""
+    value = f"{figure['value']:+.3f}"
+    return value if figure["ci95"] is None else "{} ({:+.3f} to {:+.3f})".format(value, *figure["ci95"])
+
+
 def _join(names: Iterable[str]) -> str:
     return ", ".join(markdown_cell(name) for name in names)
 

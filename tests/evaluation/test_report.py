@@ -74,9 +74,10 @@ def test_a_full_disk_leaves_the_earlier_report_as_it_was(tmp_path, monkeypatch, 
 
 def test_a_later_report_does_not_keep_optional_files_of_an_earlier_one(tmp_path, predictions):
     (tmp_path / "notes.txt").write_text("the user's own")
-    context = replace(CONTEXT, compare="skin", by_context_size={5: predictions})
+    context = replace(CONTEXT, compare="skin", by_context_size={5: predictions}, disturbed={"dark": predictions})
     write_report(tmp_path, predictions, context)
     optional = {"comparison.md", "context_ablation.md", "context_ablation.json"}
+    optional |= {"robustness.md", "robustness.json", "robustness.png"}
     assert {path.name for path in tmp_path.iterdir()} == ALWAYS | optional | {"notes.txt"}
     write_report(tmp_path, predictions, CONTEXT)
     assert {path.name for path in tmp_path.iterdir()} == ALWAYS | {"notes.txt"}
