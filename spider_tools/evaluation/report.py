@@ -15,7 +15,7 @@ from .context_ablation import context_ablation_table, make_context_ablation
 from .predictions import Predictions, predictions_table
 from .results import ReportContext, make_results
 from .robustness import draw_robustness, make_robustness, robustness_page
-from .tables import comparison_page, import_paragraph, per_class_tables
+from .tables import comparison_page, import_paragraph, per_class_tables, views_text
 
 _OPTIONAL_FILES = (
     "comparison.md",
@@ -30,7 +30,8 @@ _OPTIONAL_FILES = (
 def write_report(output_dir: Path, predictions: Predictions, context: ReportContext) -> dict[str, Any]:
     """Write the report of an evaluation.
 
-    The pages, `*.md`, also say of an imported model whether its import was verified.
+    The pages, `*.md`, also say of an imported model whether its import was verified, and of figures of several views
+    that the model alone does not give them.
 
     | file | content |
     |---|---|
@@ -85,6 +86,9 @@ def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
     if "robustness" in results:
         texts["robustness.json"] = _json(results["robustness"])
         texts["robustness.md"] = robustness_page(results["robustness"])
+    for name in texts:
+        if name.endswith(".md"):
+            texts[name] += views_text(context.views)
     return texts
 
 

@@ -61,7 +61,7 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     results = None
     with only_run_in(settings.output_dir, accelerator):
         asked = AskedModel(accelerator, settings, data, split, settings.output_dir / "embeddings")
-        labels, by_size = asked.predict([config.context_size, *sizes])
+        labels, by_size = asked.predict([config.context_size, *sizes], settings.test_time_views)
         disturbed = asked.predict_disturbed(config.context_size) if settings.robustness else {}
         if accelerator.is_main_process:
             shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
@@ -94,6 +94,7 @@ def _report_context(settings: EvaluationSettings, data: RegionData, config: "Spi
         weights_sha256=digest,
         imported=import_facts(config, digest),
         temperature=config.logit_temperature,
+        views=settings.test_time_views,
         compare=settings.compare,
         resamples=settings.resamples,
         seed=settings.seed,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..data.disturbances import MOST_VIEWS
 from ..embeddings.settings import EmbeddingFlags
 from ..flags import setting
 from ..paper_results import Organ
@@ -35,6 +36,13 @@ class EvaluationSettings(ModelFlags):
         help="also evaluate turned, restained, darker, brighter, compressed, blurred and wrongly magnified regions: "
         "embeds every patch once more for each of 17 disturbances",
     )
+    test_time_views: int = setting(
+        1,
+        at_least=1,
+        at_most=MOST_VIEWS,
+        help="mean of the probabilities of so many views of each region: turns and mirrors up to 8, with other stains "
+        "beyond; the model alone does not answer so",
+    )
     compare: Optional[Organ] = setting(None, help="organ to show the published figures of")
     allow_subset: bool = setting(
         False, help="evaluate among the classes that model and data share, if their lists differ"
@@ -48,3 +56,8 @@ class EvaluationSettings(ModelFlags):
         for size in self.context_sizes or ():
             if not size.isdigit() or int(size) % 2 == 0:
                 raise ValueError(f"--context_sizes must be odd numbers separated by commas, got {size!r}.")
+        if self.robustness and self.test_time_views > 1:
+            raise ValueError(
+                "--robustness asks the model alone about disturbed regions: it does not go with --test_time_views "
+                f"{self.test_time_views}."
+            )

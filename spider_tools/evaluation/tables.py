@@ -25,7 +25,15 @@ def headline_table(results: Mapping[str, Any]) -> str:
     """The headline figures of results.json as a Markdown table, and why they have no intervals where this is so."""
     figures = results["metrics"]
     rows = [[title, f"{figures[name]['value']:.3f}", interval_text(figures[name])] for name, title in _TITLES.items()]
-    return markdown_table(["Figure", "Value", "95% interval"], rows) + reasons_text(figures.values())
+    table = markdown_table(["Figure", "Value", "95% interval"], rows) + reasons_text(figures.values())
+    return table + views_text(results.get("test_time_views", 1))
+
+
+def views_text(views: int) -> str:
+    """What a page says of figures that a model alone does not give, below them; nothing where it does."""
+    if views == 1:
+        return ""
+    return f"\nMeans of the probabilities of {views} views of each region: the model alone answers otherwise.\n"
 
 
 def reasons_text(figures: Iterable[Mapping[str, Any]]) -> str:

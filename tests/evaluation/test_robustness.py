@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from made_up_predictions import CONTEXT, make_predictions, table_rows
@@ -216,3 +217,17 @@ def test_disturbed_regions_equal_disturbing_whole_images(settings, data_settings
 
     monkeypatch.setattr("spider_tools.embeddings.precompute.PatchEmbedder", None)  # nothing is embedded again
     assert evaluate_model(replace(settings, robustness=True), data_settings) == results
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_probabilities_of_views_are_averaged(settings, data_settings, evaluated, dataset):
+    results = evaluate_model(replace(settings, test_time_views=3, context_sizes=("1",)), data_settings)
+    turned = [lambda image, angle=angle: image.rotate(angle) for angle in (0, 90, 180)]
+    expected = np.mean([by_whole_images(evaluated, dataset, change)[0] for change in turned], axis=0)
+    table = pq.read_table(settings.output_dir / "predictions.parquet")
+    reported = np.stack([table.column(f"probability: {name}").to_numpy() for name in CLASS_NAMES], axis=1)
+    np.testing.assert_allclose(reported, expected, atol=2e-3)
+    assert np.abs(expected - by_whole_images(evaluated, dataset, turned[0])[0]).max() > 0.02
+    assert results["test_time_views"] == 3
+    assert (settings.output_dir / "context_ablation.md").read_text().count("3 views of each region") == 1
