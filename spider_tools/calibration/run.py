@@ -68,7 +68,7 @@ def calibrate_model(settings: CalibrationSettings, data_settings: DataSettings) 
         # Where a run of training has left them.
         asked = AskedModel(accelerator, settings, data, settings.output_dir / "training" / "embeddings")
         fitted_to = _learn_familiarity(asked, data, data_settings.seed) if settings.familiarity else _fitted_to(config)
-        answers = asked.about({SPLIT: split}, [config.context_size])
+        answers = asked.answers(split, [config.context_size])
         drawn_by = patients_or_slides(split["patient_id"], split["slide_id"])
         old = config.logit_temperature
         made = learn_limits(asked.model, answers, drawn_by, fitted_to)

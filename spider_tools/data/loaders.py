@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -24,12 +24,20 @@ class MicroBatch:
         weights: float32 `(n,)` shares in the loss of the whole step, which sum to 1 over all its parts.
         context_mask: bool `(n, patches)`, False where context is dropped.
         turn: From 0 to 7, how the regions are turned and mirrored; one for all, so that they still share patches.
+        views: int64 `(n,)`, the view in which each region is shown; None for the first of all. Only `EmbeddedViews` has
+            others.
     """
 
     regions: np.ndarray
     weights: np.ndarray
     context_mask: np.ndarray
     turn: int
+    views: Optional[np.ndarray] = None
+
+    def of(self, part: np.ndarray) -> "MicroBatch":
+        """Some of its regions, by their places in it."""
+        views = None if self.views is None else self.views[part]
+        return MicroBatch(self.regions[part], self.weights[part], self.context_mask[part], self.turn, views)
 
 
 class EmbeddedRegions(Dataset):
@@ -61,6 +69,28 @@ class EmbeddedRegions(Dataset):
         """`patch_embeddings` float16 `(n, patches, hidden)` and what `_common` lists."""
         rows = self.grid.rows[batch.regions]
         return {"patch_embeddings": self._store[rows], **_common(self.grid, batch)}
+
+
+class EmbeddedViews(EmbeddedRegions):
+    """The same regions in several views, each from an embedding store of its own.
+
+    Args:
+        views: Of the same regions in the same order; the first is the undisturbed one. A turned view has a turned grid.
+    """
+
+    def __init__(self, views: Sequence[EmbeddedRegions]) -> None:
+        super().__init__(views[0].grid, views[0]._store)
+        self._views = views
+
+    def __getitem__(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
+        """As the base class, every region in its view; the batch's `context_mask` is of the grid of that view."""
+        if batch.views is None:
+            return super().__getitem__(batch)
+        shown = np.unique(batch.views)
+        places = [np.flatnonzero(batch.views == view) for view in shown]
+        parts = [self._views[view][batch.of(place)] for view, place in zip(shown, places)]
+        back = torch.from_numpy(np.argsort(np.concatenate(places)))
+        return {key: torch.cat([part[key] for part in parts])[back] for key in parts[0]}
 
 
 class PixelRegions(Dataset):

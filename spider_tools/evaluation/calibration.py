@@ -49,7 +49,7 @@ def make_calibration(predictions: Predictions, context: ReportContext) -> dict[s
 
     Returns:
         `temperature` of the model, `after`, the three figures with 95% intervals as in `metrics`, and `before`, the
-        same without the temperature; None where that is 1.
+        same without the temperature; None where that is 1, or hidden in a mean over views.
     """
     after = _with_intervals(predictions.probabilities, predictions, context)
     undone = _without_temperature(predictions, context)
@@ -58,7 +58,7 @@ def make_calibration(predictions: Predictions, context: ReportContext) -> dict[s
 
 
 def _without_temperature(predictions: Predictions, context: ReportContext) -> Any:
-    if context.temperature == 1:
+    if context.temperature == 1 or context.views > 1:
         return None
     return with_temperature(predictions.probabilities, 1 / context.temperature)
 
@@ -90,6 +90,8 @@ def calibration_page(calibration: Mapping[str, Any]) -> str:
         sides = [side[name] for side in (before, after) if side is not None]
         rows.append([title, *(cell for figure in sides for cell in (f"{figure['value']:.3f}", interval_text(figure)))])
     told = "The model's logits are not divided by a temperature: it was not calibrated, or did not need it."
+    if before is None and calibration["temperature"] != 1:
+        told = f"The model's logits are divided by {calibration['temperature']:.3g} in each view."
     if before is not None:
         header = ["Figure", "Before", "95% interval", "After", "95% interval"]
         told = (

@@ -9,7 +9,7 @@ from ..paper_results import published_organ
 from . import bootstrap, metrics
 from .predictions import Predictions
 from .results import ReportContext, figures_with_intervals, with_interval
-from .tables import NOT_AVAILABLE, import_paragraph, interval_text, markdown_table, reasons_text
+from .tables import NOT_AVAILABLE, change_text, import_paragraph, interval_text, markdown_table, reasons_text
 
 
 def make_context_ablation(by_size: Mapping[int, Predictions], context: ReportContext) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def context_ablation_table(ablation: Mapping[str, Any]) -> str:
             figure = row["metrics"][name]
             change = row["change"][name] if "change" in row else None
             cells += [f"{figure['value']:.3f}", interval_text(figure)]
-            cells.append(_change(change) if change else NOT_AVAILABLE)
+            cells.append(change_text(change) if change else NOT_AVAILABLE)
         rows.append([*cells, f"{published[size]:.3f}" if size in published else NOT_AVAILABLE])
     header = ["Context (patches)", "Accuracy", "95% interval", "Change", "F1 (macro)", "95% interval", "Change"]
     text = (
@@ -79,8 +79,3 @@ def context_ablation_table(ablation: Mapping[str, Any]) -> str:
         + markdown_table([*header, "Published accuracy"], rows)
     )
     return text + reasons_text(row["metrics"]["accuracy"] for row in ablation["context_sizes"].values())
-
-
-def _change(figure: Mapping[str, Any]) -> str:
-    value = f"{figure['value']:+.3f}"
-    return value if figure["ci95"] is None else "{} ({:+.3f} to {:+.3f})".format(value, *figure["ci95"])

@@ -17,7 +17,8 @@ from .prediction_sets import make_prediction_sets, prediction_sets_page
 from .predictions import Predictions, predictions_table
 from .results import ReportContext, make_results
 from .risk_coverage import draw_risk_coverage, make_risk_coverage, other_scores, risk_coverage_page
-from .tables import comparison_page, import_paragraph, per_class_tables
+from .robustness import draw_robustness, make_robustness, robustness_page
+from .tables import comparison_page, import_paragraph, per_class_tables, views_text
 from .unfamiliar import familiarity_text, make_familiarity
 
 _OPTIONAL_FILES = (
@@ -26,13 +27,17 @@ _OPTIONAL_FILES = (
     "context_ablation.json",
     "few_shot.md",
     "prediction_sets.md",
+    "robustness.md",
+    "robustness.json",
+    "robustness.png",
 )
 
 
 def write_report(output_dir: Path, predictions: Predictions, context: ReportContext) -> dict[str, Any]:
     """Write the report of an evaluation.
 
-    The pages, `*.md`, also say of an imported model whether its import was verified.
+    The pages, `*.md`, also say of an imported model whether its import was verified, and of figures of several views
+    that the model alone does not give them.
 
     | file | content |
     |---|---|
@@ -46,6 +51,7 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
     | context_ablation.md, context_ablation.json | with `by_context_size`: figures by context size |
     | prediction_sets.md | with `coverage`: how often sets hold the true class, and their size |
     | few_shot.md | with `few_shot`: the head beside prototypes of a few regions per class |
+    | robustness.md, robustness.json, robustness.png | with `disturbed`: figures of the same regions disturbed |
 
     No file is replaced before all of them are written, and results.json takes its name last, as the sign of a complete
     report. Files of an earlier report that this one lacks are removed.
@@ -72,6 +78,8 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
         results["prediction_sets"] = make_prediction_sets(predictions, context.coverage, context)
     if context.few_shot is not None:
         results["few_shot"] = make_few_shot(predictions, context, context.few_shot)
+    if context.disturbed is not None:
+        results["robustness"] = make_robustness(predictions, context.disturbed, context)
     writers: dict[str, Writer] = {name: text_writer(text) for name, text in _texts(results, context).items()}
     writers["predictions.parquet"] = lambda path: pq.write_table(predictions_table(predictions), path)
     writers["confusion_matrix.png"] = lambda path: _save_picture(draw_confusion_matrix(predictions), path)
@@ -79,6 +87,8 @@ def write_report(output_dir: Path, predictions: Predictions, context: ReportCont
     writers["risk_coverage.png"] = lambda path: _save_picture(
         draw_risk_coverage(predictions, other_scores(predictions)), path
     )
+    if context.disturbed is not None:
+        writers["robustness.png"] = lambda path: _save_picture(draw_robustness(results["robustness"]), path)
     write_together(output_dir, writers, sign="results.json")
     for name in set(_OPTIONAL_FILES) - set(writers):
         (output_dir / name).unlink(missing_ok=True)
@@ -102,6 +112,12 @@ def _texts(results: dict[str, Any], context: ReportContext) -> dict[str, str]:
         texts["context_ablation.md"] = context_ablation_table(ablation)
     if context.few_shot is not None:
         texts["few_shot.md"] = import_paragraph(results["import"]) + few_shot_page(results)
+    if "robustness" in results:
+        texts["robustness.json"] = _json(results["robustness"])
+        texts["robustness.md"] = robustness_page(results["robustness"])
+    for name in texts:
+        if name.endswith(".md"):
+            texts[name] += views_text(context.views)
     return texts
 
 

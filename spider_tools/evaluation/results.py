@@ -20,10 +20,12 @@ class ReportContext:
         weights_sha256: Of the model's weight files, see `model_folder.weights_sha256`; None where it is not known.
         imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
         temperature: What the model's logits are divided by, see `logit_temperature` of the configuration.
+        views: Of each region, whose probabilities were averaged; 1 where the model alone answered.
         compare: An organ of `paper_results.organ_names()` to compare with.
         coverage: Share of prediction sets that are to hold the true class, in (0, 1); None for no sets.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
         few_shot: What prototypes said of the same regions.
+        disturbed: Predictions for the same regions by name of a disturbance; None where none was asked for.
         resamples: Number of sets of patients, or of slides, that the intervals come from.
         seed: Chooses these sets.
     """
@@ -34,10 +36,12 @@ class ReportContext:
     weights_sha256: Optional[str] = None
     imported: Optional[Mapping[str, Any]] = None
     temperature: float = 1.0
+    views: int = 1
     compare: Optional[str] = None
     coverage: Optional[float] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
     few_shot: Optional[FewShot] = None
+    disturbed: Optional[Mapping[str, Predictions]] = None
     resamples: int = bootstrap.RESAMPLES
     seed: int = 0
 
@@ -49,7 +53,7 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
         `metrics`: `value` and `ci95` by figure, and a `reason` where `ci95` is `None`; `per_class`: `recall`,
         `precision`, `f1` and `support` by class name; `dataset`, `split`, `model`, its `weights_sha256` and its
         `import`, None for a model that was not imported; the numbers of `regions`, `slides` and `patients`, None unless
-        one is named for every region.
+        one is named for every region; `test_time_views` that were averaged, 1 where the model alone answered.
     """
     table = metrics.per_class_table(predictions.labels, predictions.predicted, predictions.class_names)
     return {
@@ -66,6 +70,7 @@ def make_results(predictions: Predictions, context: ReportContext) -> dict[str, 
         "regions": len(predictions.labels),
         "slides": predictions.num_slides,
         "patients": predictions.num_patients,
+        "test_time_views": context.views,
     }
 
 

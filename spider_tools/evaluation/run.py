@@ -66,18 +66,24 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     split = matching_split(data, settings.split, config.class_names, settings.allow_subset)
     shared = {i: name for i, name in enumerate(config.class_names) if name in data.class_names}
     support = _few_shot_support(settings, data, config.class_names, list(shared))
-    results, few_shot = None, None
+    results = None
     with only_run_in(settings.output_dir, accelerator):
         asked = AskedModel(accelerator, settings, data, settings.output_dir / "embeddings")
-        if support is not None:  # embeds all patches that this run needs
-            few_shot = ask_prototypes(asked, support, split)
-        answers = asked.about({settings.split: split}, [config.context_size, *sizes])
+        # Embeds all patches that this run needs.
+        few_shot = None if support is None else ask_prototypes(asked, support, split)
+        answers = asked.answers(split, [config.context_size, *sizes], settings.test_time_views)
+        disturbed = asked.answers_if_disturbed(split, config.context_size) if settings.robustness else {}
         if accelerator.is_main_process:
-            made = {size: _predictions(split, answers, size, shared) for size in answers.probabilities}
-            limits = _limits(answers, asked.model, list(shared))
-            made[config.context_size] = replace(made[config.context_size], limits=limits)
-            ablation = {size: made[size] for size in sizes} if sizes else None
-            context = replace(_report_context(settings, data, config, ablation), few_shot=few_shot)
+            made = _made(split, answers, asked, shared)
+            context = replace(
+                _report_context(settings, data, config),
+                few_shot=few_shot,
+                by_context_size={size: made[size] for size in sizes} or None,
+                disturbed={
+                    name: _predictions(split, told, config.context_size, shared) for name, told in disturbed.items()
+                }
+                or None,
+            )
             results = write_report(settings.output_dir, made[config.context_size], context)
             told = {name: v for name, v in as_json(data_settings).items() if name not in DECIDED_BY_THE_MODEL}
             write_settings(settings.output_dir, as_json(settings) | {"data": told})
@@ -105,12 +111,7 @@ def _few_shot_support(
     return draw_support(train, model_classes, shared, settings.few_shot, settings.seed)
 
 
-def _report_context(
-    settings: EvaluationSettings,
-    data: RegionData,
-    config: "SpiderConfig",
-    by_context_size: Optional[dict[int, Predictions]],
-) -> ReportContext:
+def _report_context(settings: EvaluationSettings, data: RegionData, config: "SpiderConfig") -> ReportContext:
     digest = weights_sha256(locate(settings.model, settings.revision))
     return ReportContext(
         dataset=data.name,
@@ -119,9 +120,9 @@ def _report_context(
         weights_sha256=digest,
         imported=import_facts(config, digest),
         temperature=config.logit_temperature,
+        views=settings.test_time_views,
         compare=settings.compare,
         coverage=settings.coverage,
-        by_context_size=by_context_size,
         resamples=settings.resamples,
         seed=settings.seed,
     )
@@ -170,6 +171,13 @@ def _renumbered(split: Dataset, names: list[str], model_classes: list[str]) -> D
     features["label"] = ClassLabel(names=model_classes)
     table = split.remove_columns("label").add_column("label", labels)
     return table.select_columns(list(features)).cast(features)
+
+
+def _made(split: Dataset, answers: Answers, asked: AskedModel, shared: dict[int, str]) -> dict[int, Predictions]:
+    """Predictions by context size; those with all of the context say what their limits are."""
+    made = {size: _predictions(split, answers, size, shared) for size in answers.probabilities}
+    size = asked.model.config.context_size
+    return {**made, size: replace(made[size], limits=_limits(answers, asked.model, list(shared)))}
 
 
 def _predictions(split: Dataset, answers: Answers, size: int, shared: dict[int, str]) -> Predictions:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..data.disturbances import MOST_VIEWS
 from ..embeddings.settings import EmbeddingFlags
 from ..flags import setting
 from ..paper_results import Organ
@@ -30,6 +31,18 @@ class EvaluationSettings(ModelFlags):
     context_sizes: Optional[tuple[str, ...]] = setting(
         None, help="contexts to compare by masking, in patches along one side, such as 5,3,1"
     )
+    robustness: bool = setting(
+        False,
+        help="also evaluate turned, restained, darker, brighter, compressed, blurred and wrongly magnified regions: "
+        "embeds every patch once more for each of 17 disturbances",
+    )
+    test_time_views: int = setting(
+        1,
+        at_least=1,
+        at_most=MOST_VIEWS,
+        help="mean of the probabilities of so many views of each region: turns and mirrors up to 8, with other stains "
+        "beyond; the model alone does not answer so",
+    )
     compare: Optional[Organ] = setting(None, help="organ to show the published figures of")
     allow_subset: bool = setting(
         False, help="evaluate among the classes that model and data share, if their lists differ"
@@ -52,4 +65,14 @@ class EvaluationSettings(ModelFlags):
         if self.few_shot is not None and self.split == "train":
             raise ValueError(
                 "--few_shot draws prototypes from the train split: --split must be another one, got 'train'."
+            )
+        if self.coverage is not None and self.test_time_views > 1:
+            raise ValueError(
+                "--coverage reports the prediction sets of the model alone: it does not go with --test_time_views "
+                f"{self.test_time_views}."
+            )
+        if self.robustness and self.test_time_views > 1:
+            raise ValueError(
+                "--robustness asks the model alone about disturbed regions: it does not go with --test_time_views "
+                f"{self.test_time_views}."
             )

@@ -25,7 +25,15 @@ def headline_table(results: Mapping[str, Any]) -> str:
     """The headline figures of results.json as a Markdown table, and why they have no intervals where this is so."""
     figures = results["metrics"]
     rows = [[title, f"{figures[name]['value']:.3f}", interval_text(figures[name])] for name, title in _TITLES.items()]
-    return markdown_table(["Figure", "Value", "95% interval"], rows) + reasons_text(figures.values())
+    table = markdown_table(["Figure", "Value", "95% interval"], rows) + reasons_text(figures.values())
+    return table + views_text(results.get("test_time_views", 1))
+
+
+def views_text(views: int) -> str:
+    """What a page says of figures that a model alone does not give, below them; nothing where it does."""
+    if views == 1:
+        return ""
+    return f"\nMeans of the probabilities of {views} views of each region: the model alone answers otherwise.\n"
 
 
 def reasons_text(figures: Iterable[Mapping[str, Any]]) -> str:
@@ -122,6 +130,12 @@ def _class_comparison(ours: Mapping[str, Mapping[str, Any]], organ: PublishedOrg
 def interval_text(figure: Mapping[str, Any]) -> str:
     """The 95% interval of a figure as text."""
     return NOT_AVAILABLE if figure["ci95"] is None else "{:.3f} to {:.3f}".format(*figure["ci95"])
+
+
+def change_text(figure: Mapping[str, Any]) -> str:
+    """A difference with its sign, and with its 95% interval where it has one."""
+    value = f"{figure['value']:+.3f}"
+    return value if figure["ci95"] is None else "{} ({:+.3f} to {:+.3f})".format(value, *figure["ci95"])
 
 
 def _join(names: Iterable[str]) -> str:

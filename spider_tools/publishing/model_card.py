@@ -80,6 +80,7 @@ def make_model_card(
     measured = None if results is None else read_results(results, config["class_names"], digest)
     if measured is not None:
         _check_temperature(measured, config, results)
+        _check_views(measured, results)
     license = license or license_of(config)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     return ModelCard.from_template(
@@ -173,6 +174,16 @@ def _check_temperature(measured: Mapping[str, Any], config: Mapping[str, Any], r
         raise ValueError(
             f"{results}/results.json is of the logit_temperature {theirs:g}, config.json has {ours:g}: the model was "
             "calibrated since. Evaluate it again."
+        )
+
+
+def _check_views(measured: Mapping[str, Any], results: Optional[Path]) -> None:
+    """Refuse figures of several views: who loads the model gets the answer to one."""
+    views = measured.get("test_time_views", 1)
+    if views != 1:
+        raise ValueError(
+            f"{results}/results.json has means over {views} views of each region, which the model alone does not give. "
+            "Evaluate it without --test_time_views."
         )
 
 

@@ -6,7 +6,7 @@ may differ in size and their gradients still add up to that of the whole.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -26,6 +26,8 @@ class BatchPlan:
         order: `"random"`, or `"slide"` to keep the regions of a slide together.
         context_dropout: Chance that a patch other than the centre is masked.
         flip: Whether the regions of a step are turned and mirrored at random, all alike.
+        views: In so many views the regions are there. Each region of a batch is shown in one of them, drawn anew every
+            time with equal chances, so that an epoch has the same number of steps whatever their number.
     """
 
     batch_size: int
@@ -34,6 +36,7 @@ class BatchPlan:
     order: str = "random"
     context_dropout: float = 0.0
     flip: bool = False
+    views: int = 1
 
     def steps(self, regions: int) -> int:
         """Optimizer steps of an epoch."""
@@ -55,16 +58,19 @@ class BatchPlan:
             keep = rng.random((len(regions), patches)) >= self.context_dropout
             keep[:, patches // 2] = True
             turn = int(rng.integers(8)) if self.flip else 0
+            # With one view nothing is drawn, so that a seed means what it always did.
+            views = rng.integers(self.views, size=len(regions)) if self.views > 1 else np.zeros_like(regions)
             weights = class_weights[grid.labels[regions]]
-            yield self._cut(regions, (weights / weights.sum()).astype(np.float32), keep, turn)
+            whole = MicroBatch(regions, (weights / weights.sum()).astype(np.float32), keep, turn, views)
+            yield self._cut(whole)
 
-    def _cut(self, regions: np.ndarray, weights: np.ndarray, keep: np.ndarray, turn: int) -> list[MicroBatch]:
+    def _cut(self, whole: MicroBatch) -> list[MicroBatch]:
         parts = []
-        for part in np.array_split(np.arange(len(regions)), self.parts):
-            own = weights[part]
+        for part in np.array_split(np.arange(len(whole.regions)), self.parts):
+            own = whole.weights[part]
             if len(part) == 0:  # a process without a region still has to join the step: with one that weighs nothing
                 part, own = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32)
-            parts.append(MicroBatch(regions[part], own, keep[part], turn))
+            parts.append(replace(whole.of(part), weights=own))
         return parts
 
 

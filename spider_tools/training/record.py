@@ -29,6 +29,7 @@ _PUBLISHED_SETTINGS = (
     "class_weights",
     "context_dropout",
     "flip",
+    "views",
     "seed",
 )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ _FREE = frozenset(
 )
 # Honoured from here on, and written down: what a run needs whose loss is no number any more.
 _FROM_HERE_ON = ("learning_rate", "max_grad_norm")
+_DEFAULTS = {field.name: field.default for field in fields(TrainingSettings)}
 # Of the data: where they lie, and which cache they take, is free; what they hold is compared.
 _FREE_DATA = frozenset(("dataset", "dataset_revision", "cache_dir", "seed"))
 
@@ -65,11 +67,12 @@ def check_settings(progress: Progress, settings: TrainingSettings) -> None:
     Raises:
         ValueError: Some differ that decide what was learnt so far; the message names both values.
     """
-    before, now = progress.identity["settings"], as_json(settings)
+    # A checkpoint of a version that did not know a setting was trained with what has become its default.
+    before, now = _DEFAULTS | progress.identity["settings"], as_json(settings)
     differing = [
-        f"--{name} was {before.get(name)!r}, is {value!r}"
+        f"--{name} was {before[name]!r}, is {value!r}"
         for name, value in now.items()
-        if name not in _FREE and name not in _FROM_HERE_ON and before.get(name) != _plain(value)
+        if name not in _FREE and name not in _FROM_HERE_ON and before[name] != _plain(value)
     ]
     if differing:
         raise ValueError(

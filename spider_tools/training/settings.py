@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
 
+from ..data.disturbances import MOST_VIEWS
 from ..embeddings.settings import EmbeddingFlags
 from ..flags import setting
 
@@ -45,6 +46,13 @@ class TrainingSettings(EmbeddingFlags):
     class_weights: Literal["none", "balanced"] = setting("none", help="weights of the regions in the loss")
     context_dropout: float = setting(0.0, at_least=0, below=1, help="chance that a context patch is masked in training")
     flip: bool = setting(False, help="mirror and turn regions at random; needs --train_backbone full or lora")
+    views: int = setting(
+        1,
+        at_least=1,
+        at_most=MOST_VIEWS,
+        help="ways in which regions are shown in training: turns and mirrors up to 8, with other stains beyond; each "
+        "embeds every patch of train once more; needs --train_backbone frozen",
+    )
     head_hidden_size: int = setting(128, at_least=1, help="width of the head")
     head_num_hidden_layers: int = setting(1, at_least=1, help="layers of the head")
     head_num_attention_heads: int = setting(1, at_least=1, help="attention heads per layer of the head")
@@ -83,7 +91,13 @@ class TrainingSettings(EmbeddingFlags):
             raise ValueError("--push_to_hub needs --hub_model_id org/name.")
         if self.flip and self.train_backbone == "frozen":
             raise ValueError(
-                "--flip needs --train_backbone full or lora: embeddings of a frozen backbone are made once."
+                "--flip needs --train_backbone full or lora: embeddings of a frozen backbone are made once. --views 8 "
+                "makes those of all turns and mirrors."
+            )
+        if self.views > 1 and self.train_backbone != "frozen":
+            raise ValueError(
+                f"--views {self.views} needs --train_backbone frozen: a backbone that learns embeds anew in each step, "
+                "and --flip turns its regions."
             )
 
     @property

@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
 from .. import remote_code
+from ..data.disturbances import views
 from ..data.grid import region_grid, rows_among, unique_patch_names
 from ..data.loaders import (
     EmbeddedBatchLoader,
     EmbeddedRegions,
+    EmbeddedViews,
     PixelRegions,
     evaluation_loader,
     micro_batch_loader,
@@ -24,7 +26,7 @@ from ..data.loaders import (
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
 from ..embeddings.normalizer import PatchNormalizer
-from ..embeddings.precompute import embed_patches_once
+from ..evaluation.embedded_splits import SplitEmbedder
 from ..evaluation.predict import RegionClassifier
 from ..launching import make_accelerator
 from ..weights.loading import load_config
@@ -148,16 +150,24 @@ def regions_of_splits(
     model: "SpiderForImageClassification",
     image_processor: "SpiderImageProcessor",
 ) -> dict[str, Regions]:
-    """The regions of train and, where there is one, validation: embeddings if the backbone is frozen, else pixels."""
+    """The regions of train and, where there is one, validation: embeddings if the backbone is frozen, else pixels.
+
+    Of embeddings, train comes in as many views as the settings say; validation is undisturbed.
+    """
     splits = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
-    names = unique_patch_names(splits)
     if settings.train_backbone != "frozen":
+        names = unique_patch_names(splits)
         opened, rows_of = names.to_pylist(), rows_among(names)
         return {key: PixelRegions(region_grid(split, rows_of), opened, data.patches) for key, split in splits.items()}
     model.to(accelerator.device)
     embedding = settings.embedding_settings(settings.run_folder / "embeddings")
-    store = embed_patches_once(names, data.patches, model, image_processor, accelerator, embedding)
-    return {key: EmbeddedRegions(region_grid(split, store.rows), store) for key, split in splits.items()}
+    embedder = SplitEmbedder(data.patches, model, image_processor, accelerator, embedding)
+    regions: dict[str, Regions] = {**embedder.regions(splits)}
+    if settings.views > 1:
+        train = {"train": splits["train"]}
+        further = [embedder.regions(train, view)["train"] for view in views(settings.views)[1:]]
+        regions["train"] = EmbeddedViews([regions["train"], *further])
+    return regions
 
 
 def assemble(
@@ -215,6 +225,7 @@ def batch_plan(settings: TrainingSettings, processes: int) -> BatchPlan:
         order=settings.batch_order,
         context_dropout=settings.context_dropout,
         flip=settings.flip,
+        views=settings.views,
     )
 
 

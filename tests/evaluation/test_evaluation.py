@@ -201,6 +201,8 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_the_work(
     [
         ({"context_sizes": ("4",)}, "odd numbers separated by commas, got '4'"),
         ({"batch_size": 0}, "--batch_size must be at least 1, got 0"),
+        ({"test_time_views": 41}, "--test_time_views must be at least 1 and at most 40, got 41"),
+        ({"test_time_views": 2, "robustness": True}, "--robustness asks the model alone"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, change, message):

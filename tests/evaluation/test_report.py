@@ -74,12 +74,28 @@ def test_a_full_disk_leaves_the_earlier_report_as_it_was(tmp_path, monkeypatch, 
 
 def test_a_later_report_does_not_keep_optional_files_of_an_earlier_one(tmp_path, predictions):
     (tmp_path / "notes.txt").write_text("the user's own")
-    context = replace(CONTEXT, compare="skin", by_context_size={5: predictions})
+    context = replace(CONTEXT, compare="skin", by_context_size={5: predictions}, disturbed={"dark": predictions})
     write_report(tmp_path, predictions, context)
     optional = {"comparison.md", "context_ablation.md", "context_ablation.json"}
+    optional |= {"robustness.md", "robustness.json", "robustness.png"}
     assert {path.name for path in tmp_path.iterdir()} == ALWAYS | optional | {"notes.txt"}
     write_report(tmp_path, predictions, CONTEXT)
     assert {path.name for path in tmp_path.iterdir()} == ALWAYS | {"notes.txt"}
+
+
+def test_pages_of_several_views_say_that_the_model_alone_answers_otherwise(tmp_path, predictions):
+    context = replace(CONTEXT, compare="skin", by_context_size={5: predictions}, views=8, temperature=0.5)
+    results = write_report(tmp_path, predictions, context)
+    pages = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.md")}
+    pages["what is printed"] = headline_table(results)
+    assert len(pages) == 6
+    for name, page in pages.items():
+        assert page.endswith(
+            "\nMeans of the probabilities of 8 views of each region: the model alone answers otherwise.\n"
+        ), name
+    assert results["test_time_views"] == 8
+    assert results["calibration"]["before"] is None, "a mean does not tell what it was without the temperature"
+    assert "divided by 0.5 in each view" in pages["calibration.md"]
 
 
 def test_an_unknown_organ_is_refused_before_anything_is_written(tmp_path, predictions):

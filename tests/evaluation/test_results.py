@@ -29,7 +29,7 @@ def report(predictions, tmp_path_factory):
 def test_results_have_the_promised_shape(report, predictions):
     results = json.loads((report / "results.json").read_text(encoding="utf-8"))
     about = ["dataset", "split", "model", "weights_sha256", "import", "regions", "slides", "patients"]
-    about += ["calibration", "familiarity", "risk_coverage"]
+    about += ["test_time_views", "calibration", "familiarity", "risk_coverage"]
     assert list(results) == ["metrics", "per_class", *about]
     assert list(results["metrics"])[:4] == ["accuracy", "macro_precision", "macro_recall", "macro_f1"]
     assert tuple(results["metrics"]) == HEADLINE_FIGURES

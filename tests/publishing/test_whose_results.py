@@ -43,6 +43,18 @@ def test_figures_of_another_temperature_are_refused(folder):
     make_model_card(folder, folder / "evaluation")
 
 
+def test_means_over_views_are_refused_for_who_loads_the_model_gets_one(folder):
+    results = folder / "evaluation" / "results.json"
+    written = json.loads(results.read_text())
+    assert written["test_time_views"] == 1
+    results.write_text(json.dumps(written | {"test_time_views": 8}))
+    with pytest.raises(ValueError, match=r"results\.json has means over 8 views .* without --test_time_views"):
+        make_model_card(folder, folder / "evaluation")
+    del written["test_time_views"]  # of an earlier version
+    results.write_text(json.dumps(written))
+    assert "Results" in make_model_card(folder, folder / "evaluation").text
+
+
 @pytest.mark.parametrize(
     ("temperature", "record", "sentence"),
     [

@@ -72,6 +72,7 @@ def resumed(settings, **changes):
         ({"head_hidden_size": 64}, "--head_hidden_size was 128, is 64"),
         ({"train_backbone": "full"}, "--train_backbone was 'frozen', is 'full'"),
         ({"embedding_dtype": "bfloat16"}, "--embedding_dtype was 'float32', is 'bfloat16'"),
+        ({"views": 2}, "--views was 1, is 2"),
         ({"seed": 1}, "--seed was 0, is 1"),
         ({"seed": 1, "batch_size": 8}, "--batch_size was 16, is 8; .*--seed was 0, is 1|--seed.*--batch_size"),
     ],
@@ -157,7 +158,7 @@ def test_renamed_mapped_or_merged_classes_are_refused_with_both_lists(started, d
     ],
 )
 def test_other_regions_are_refused_before_anything_is_embedded(started, data_settings, changes, words, monkeypatch):
-    monkeypatch.setattr("spider_tools.training.setup.embed_patches_once", None)
+    monkeypatch.setattr("spider_tools.evaluation.embedded_splits.embed_patches_once", None)
     with pytest.raises(ValueError, match=rf"cannot be resumed with other data: there were .*{words}"):
         train(resumed(started, epochs=2), replace(data_settings, **changes))
 

@@ -234,6 +234,9 @@ def test_an_output_folder_with_another_runs_checkpoints_is_refused(settings, dat
         ({"learning_rate": float("nan")}, "--learning_rate must be a finite number, got nan"),
         ({"epochs": 1.5}, "--epochs must be a whole number, got 1.5"),
         ({"flip": True}, "--flip needs --train_backbone full or lora"),
+        ({"views": 0}, "--views must be at least 1 and at most 40, got 0"),
+        ({"views": 41}, "--views must be at least 1 and at most 40, got 41"),
+        ({"views": 8, "train_backbone": "full"}, "--views 8 needs --train_backbone frozen"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, change, message):
