@@ -18,6 +18,15 @@ pytestmark = [
     ),
 ]
 
+
+@pytest.fixture
+def bare(monkeypatch):
+    """Forks of a process that has imported nothing: how they come about is the same, and they end in no time."""
+    monkeypatch.setattr(warm_python, "_process", process := warm_python._WarmProcess(()))
+    yield process
+    process.end()
+
+
 SEES = """
 import json, os, signal, sys
 handlers = [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
@@ -41,7 +50,7 @@ def run_both(command, **options):
 
 
 @pytest.mark.parametrize("way", ["script", "module", "code"])
-def test_a_program_sees_what_a_fresh_process_would_see(tmp_path, way):
+def test_a_program_sees_what_a_fresh_process_would_see(bare, tmp_path, way):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "program.py").write_text(SEES)
@@ -67,7 +76,7 @@ def test_a_program_sees_what_a_fresh_process_would_see(tmp_path, way):
         ("import os; os.fork() or os._exit(0); print(os.waitstatus_to_exitcode(os.wait()[1]))", 0),
     ],
 )
-def test_a_program_ends_as_a_fresh_process_does(program, code):
+def test_a_program_ends_as_a_fresh_process_does(bare, program, code):
     cold, warm = run_both([sys.executable, "-c", program])
     assert (warm.returncode, warm.stdout) == (cold.returncode, cold.stdout)
     assert warm.returncode == code
@@ -91,7 +100,7 @@ def test_programs_draw_numbers_of_their_own_and_count_as_others_do():
     assert float(warm_python.run([sys.executable, "-c", program]).stdout) == (values @ values).double().sum().item()
 
 
-def test_a_program_is_watched_and_stopped():
+def test_a_program_is_watched_and_stopped(bare):
     program = "import time; print('begun', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", program]
     with warm_python.start(command, stdout=subprocess.PIPE, start_new_session=True) as process:
@@ -114,7 +123,7 @@ def test_a_program_is_watched_and_stopped():
         process.send_signal(signal.SIGKILL)  # of what has ended, to nobody
 
 
-def test_much_that_is_said_on_both_streams_arrives():
+def test_much_that_is_said_on_both_streams_arrives(bare):
     program = "import sys\nfor _ in range(20000): print('o' * 20); print('e' * 20, file=sys.stderr)"
     done = warm_python.run([sys.executable, "-c", program])
     assert done.stdout == 20000 * ("o" * 20 + "\n")
@@ -130,3 +139,32 @@ def test_an_environment_that_libraries_have_read_otherwise_is_refused(name):
 def test_another_python_is_refused():
     with pytest.raises(ValueError, match=r"Expected a program of .*, got /usr/bin/other"):
         warm_python.start(["/usr/bin/other", "-c", "pass"])
+
+
+def test_where_the_tests_environment_changes_another_process_takes_over(bare, monkeypatch):
+    program = "import os; print(os.getppid(), os.environ.get('HF_SOMETHING'), os.environ.get('SPIDER_SOMETHING'))"
+
+    def ask():
+        return warm_python.run([sys.executable, "-c", program]).stdout.split()
+
+    first, nothing, _ = ask()
+    monkeypatch.setenv("SPIDER_SOMETHING", "ours")
+    assert ask() == [first, nothing, "ours"]
+    monkeypatch.setenv("HF_SOMETHING", "1")
+    second, *values = ask()
+    assert values == ["1", "ours"]
+    assert second != first
+    assert not Path(f"/proc/{first}").exists()
+    assert ask() == [second, "1", "ours"]
+
+
+def test_variables_that_its_imports_set_are_not_taken_for_another_environment(monkeypatch):
+    """As scikit-learn's KMP_INIT_AT_FORK, in the tests as there."""
+    monkeypatch.delenv("KMP_INIT_AT_FORK", raising=False)
+    monkeypatch.setattr(warm_python, "_process", process := warm_python._WarmProcess(("sklearn",)))
+    program = "import os; print(os.getppid(), os.environ.get('KMP_INIT_AT_FORK'))"
+    first = warm_python.run([sys.executable, "-c", program]).stdout.split()
+    assert first[1] == "None"
+    monkeypatch.setenv("KMP_INIT_AT_FORK", "FALSE")
+    assert warm_python.run([sys.executable, "-c", program]).stdout.split() == [first[0], "FALSE"]
+    process.end()

@@ -7,14 +7,13 @@ imported libraries only, nothing of this project and no remote code, and holds n
 
 A program sees its own arguments, folder, environment, streams, paths of modules and `__main__`; what it leaves is the
 end of the forked process, so exit codes, tracebacks and signals are Python's own. What libraries read when they are
-imported would come too late, so another environment is refused.
+imported would come too late: a program with another environment than that of the tests is refused.
 
 The file is also the program of the process that forks.
 """
 
 import atexit
 import contextlib
-import functools
 import gc
 import importlib
 import io
@@ -32,8 +31,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 # Read when a program runs, and not by what is imported before it.
-MAY_DIFFER = {"ACCELERATE_USE_CPU", "PYTEST_CURRENT_TEST", "PYTHONPATH"}
+MAY_DIFFER = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}
 MAY_DIFFER |= {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+MAY_DIFFER_FROM = ("ACCELERATE_", "SPIDER_")
 IMPORTED = (
     "torch.utils.data",
     "transformers.models.auto.modeling_auto",
@@ -86,13 +86,12 @@ def start(
         return subprocess.Popen(
             words, cwd=cwd, env=env, stdout=stdout, stderr=stderr, text=True, start_new_session=start_new_session
         )
-    warm = _warm_process()
-    names = {name for name, value in warm.environment.items() ^ env.items() if not name.startswith("SPIDER_")}
-    other = sorted(names - MAY_DIFFER)
+    other = sorted(_read_by_imports(env).items() ^ _read_by_imports(os.environ).items())
     if other:
-        raise ValueError(f"Libraries were imported with another {', '.join(other)}: start this program plainly.")
+        names = ", ".join(sorted({name for name, _ in other}))
+        raise ValueError(f"Libraries were imported with another {names}: start this program plainly.")
     request = {"argv": words[1:], "cwd": str(cwd or Path.cwd()), "env": env, "new_session": start_new_session}
-    return _WarmProgram(warm.control, request, stdout, stderr)
+    return _WarmProgram(_process.serving(env), request, stdout, stderr)
 
 
 def run(command: Sequence[Any], timeout: float = 300, **options: Any) -> "subprocess.CompletedProcess[str]":
@@ -202,28 +201,67 @@ def _stream(wanted: Optional[int], own: int, nothing: Any, opened: contextlib.Ex
     return open(reader, encoding="utf-8"), writer
 
 
-@functools.cache
-def _warm_process() -> types.SimpleNamespace:
-    """The process that forks; it ends when this one does."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    mine, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
-            # Arrow's allocator has a thread otherwise.
-            env=environment | {"JE_ARROW_MALLOC_CONF": "background_thread:false"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
+def _read_by_imports(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in MAY_DIFFER and not name.startswith(MAY_DIFFER_FROM)
+    }
 
-    def end() -> None:
-        mine.close()
-        process.wait()
 
-    atexit.register(end)
-    return types.SimpleNamespace(control=mine, environment=environment)
+class _WarmProcess:
+    """The process that forks: begun when it is first needed, and ended with this one.
+
+    Libraries, and fixtures, change the environment of the tests. If it is no longer that of the imports, a process
+    with the new one takes over.
+
+    Args:
+        imported: Modules that it imports.
+    """
+
+    def __init__(self, imported: Sequence[str]) -> None:
+        self._imported = imported
+        self._control: Optional[socket.socket] = None
+        atexit.register(self.end)
+
+    def serving(self, environment: Mapping[str, str]) -> socket.socket:
+        """Where to ask for programs with this environment."""
+        wanted = _read_by_imports(environment)
+        if self._control is not None:
+            names = wanted.keys() | self._before.keys()
+            # Some libraries set variables when they are imported: there as in the tests.
+            if any(wanted.get(name) not in (self._before.get(name), self._after.get(name)) for name in names):
+                self.end()
+        if self._control is None:
+            self._begin(wanted)
+        assert self._control is not None
+        return self._control
+
+    def _begin(self, environment: dict[str, str]) -> None:
+        self._before = environment
+        self._control, theirs = socket.socketpair()
+        with theirs, self._control.makefile("r") as told:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), *self._imported],
+                # Arrow's allocator has a thread otherwise.
+                env=environment | {"JE_ARROW_MALLOC_CONF": "background_thread:false"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+            theirs.close()
+            self._after = json.loads(told.readline())
+
+    def end(self) -> None:
+        """End it, but not what it has started."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+            self._process.wait()
+
+
+_process = _WarmProcess(IMPORTED)
 
 
 # --- In the process that forks
@@ -302,7 +340,8 @@ def _become(request: dict[str, Any], streams: list[int], paths: list[str]) -> No
     for name in os.environ.keys() - request["env"].keys():
         del os.environ[name]
     os.environ.update(request["env"])
-    importlib.import_module("numpy").random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
     kind, *rest = request["argv"]
     first = {"-c": "", "-m": os.getcwd()}.get(kind) if kind in ("-c", "-m") else os.path.dirname(os.path.realpath(kind))
     more = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -327,12 +366,14 @@ def _become(request: dict[str, Any], streams: list[int], paths: list[str]) -> No
 def _main() -> None:
     paths = sys.path[1:]  # what is beside this file is not for programs
     sys.path[:] = paths
-    for name in IMPORTED:
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     del os.environ["JE_ARROW_MALLOC_CONF"]
     gc.collect()
-    gc.freeze()
-    _become(*_serve(socket.socket(fileno=int(sys.argv[1]))), paths)
+    gc.freeze()  # or the end of every fork would look through all of it
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.sendall(json.dumps(dict(os.environ)).encode() + b"\n")
+    _become(*_serve(control), paths)
 
 
 if __name__ == "__main__":
