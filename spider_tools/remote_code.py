@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from configuration_spider import SpiderConfig as SpiderConfig
     from image_processor_spider import SpiderImageProcessor as SpiderImageProcessor
     from modeling_spider import SpiderForImageClassification as SpiderForImageClassification
+    from outputs_spider import SpiderOutput as SpiderOutput
     from processing_spider import SpiderProcessor as SpiderProcessor
 
 _IN_A_WHEEL = Path(__file__).with_name("repository")

@@ -14,14 +14,14 @@ from ..files import replacing
 from ..images import to_rgb
 
 if TYPE_CHECKING:
-    from ..remote_code import SpiderConfig, SpiderForImageClassification, SpiderProcessor
+    from ..remote_code import SpiderConfig, SpiderForImageClassification, SpiderOutput, SpiderProcessor
 
 
 @torch.inference_mode()
 def draw_prediction(
     model: "SpiderForImageClassification", processor: "SpiderProcessor", image: Image.Image, path: Path
-) -> torch.Tensor:
-    """Write a picture of a region, the probabilities and the context attention; return the probabilities `(K,)`."""
+) -> "SpiderOutput":
+    """Write a picture of a region, the probabilities and the context attention; return what the model says of it."""
     inputs = processor(images=image, return_tensors="pt").to(model.device)
     outputs = model(**inputs, output_attentions=True)
     probabilities = outputs.logits[0].float().softmax(dim=-1).cpu()
@@ -32,6 +32,8 @@ def draw_prediction(
     region_axes, bar_axes, attention_axes = figure.subplots(1, 3, width_ratios=[1, 1.1, 1])
     _draw_region(region_axes, image, model.config)
     _draw_probabilities(bar_axes, probabilities, model.config.class_names)
+    if outputs.is_familiar is not None and not bool(outputs.is_familiar[0]):
+        bar_axes.set_xlabel("unlike what the model has learnt from: a guess", color="#b03000")
     shown = attention_axes.imshow(attention.numpy(), cmap="viridis", vmin=0)
     attention_axes.set_title("how much the centre looks at each patch")
     attention_axes.set_xticks([])
@@ -39,7 +41,7 @@ def draw_prediction(
     figure.colorbar(shown, ax=attention_axes, shrink=0.8)
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
-    return probabilities
+    return outputs
 
 
 def _draw_region(axes: Any, image: Image.Image, config: "SpiderConfig") -> None:

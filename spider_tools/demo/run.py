@@ -102,11 +102,14 @@ def classify_image(path: Path, model_folder: str) -> None:
     picture = path.with_name(path.stem + ".prediction.png")
     try:
         with Image.open(path) as image:
-            probabilities = draw_prediction(model, processor, image, picture)
+            outputs = draw_prediction(model, processor, image, picture)
     except DECODING_ERRORS as error:
         raise ValueError(f"{path}: {error}") from error
+    probabilities = outputs.logits[0].float().softmax(dim=-1)
     for index in probabilities.argsort(descending=True).tolist():
         print(f"{probabilities[index]:6.1%}  {model.config.id2label[index]}")
+    if outputs.is_familiar is not None and not bool(outputs.is_familiar[0]):
+        print("The region is unlike what the model has learnt from: its class is a guess.")
     imported = import_of_folder(config, locate(model_folder))
     if imported is not None:
         print(imported["sentence"])

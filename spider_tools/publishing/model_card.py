@@ -15,6 +15,7 @@ from ..hub import is_hub_id
 from ..import_record import import_facts, import_record
 from ..model_folder import weights_sha256
 from ..plain_text import markdown_cell
+from .limit_sentences import limit_sentences
 from .origin import base_model, hub_datasets, license_of, name_of, starting_weights
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -91,7 +92,7 @@ def make_model_card(
         license=license,
         config=config,
         imported=import_facts(config, digest),
-        calibration=calibration_sentence(config),
+        limits=limit_sentences(config),
         region_size=config["context_size"] * config["patch_size"],
         classes=_class_rows(config["class_names"], training, measured),
         has_training_counts="regions_per_class" in training,
@@ -185,21 +186,6 @@ def _check_views(measured: Mapping[str, Any], results: Optional[Path]) -> None:
             f"{results}/results.json has means over {views} views of each region, which the model alone does not give. "
             "Evaluate it without --test_time_views."
         )
-
-
-def calibration_sentence(config: Mapping[str, Any]) -> Optional[str]:
-    """What config.json says of how far the probabilities can be believed; None if it says nothing."""
-    record, temperature = config.get("calibration"), config.get("logit_temperature", 1.0)
-    if not isinstance(record, dict):
-        return None if temperature == 1 else f"The logits are divided by {temperature:g}; nothing says why."
-    if record.get("regions") and temperature != 1:
-        doubt = f" But {record['reason']}." if record.get("reason") else ""
-        return (
-            f"The probabilities are calibrated: the logits are divided by {temperature:.3g}, fitted on "
-            f"{record['regions']:,} regions of {record.get('slides', 0):,} patients or slides that were kept out of "
-            f"training.{doubt}"
-        )
-    return f"The probabilities are what the training left: {record.get('reason') or 'no temperature was fitted'}."
 
 
 def _own_weights(folder: Path) -> Optional[str]:

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import warm_python
 from imported_models import NEVER_HELD, note_import, unverified, verified
 from PIL import Image
@@ -112,6 +113,21 @@ def test_a_prediction_of_an_imported_model_says_whether_that_was_verified(
     assert "mported" not in before
     assert len(after) == len(before.splitlines()) + 1
     assert sentence in after[-2]
+
+
+def test_a_prediction_of_something_unfamiliar_says_so(make_model, processor, tmp_path, capsys):
+    model = make_model()
+    model.remember(familiarity_means=1)
+    hidden = model.config.backbone_config.hidden_size
+    tensors = {"center": torch.zeros(hidden), "whitening": torch.eye(hidden), "means": torch.zeros(1, hidden)}
+    model.familiarity.load_state_dict(tensors)
+    Image.new("RGB", (150, 160)).save(tmp_path / "mine.png")
+    for threshold, says in ((1e-6, True), (1e5, False)):
+        model.config.unfamiliarity_threshold = threshold
+        model.save_pretrained(tmp_path / "model")
+        processor.save_pretrained(tmp_path / "model")
+        demo.classify_image(tmp_path / "mine.png", str(tmp_path / "model"))
+        assert ("unlike what the model has learnt from" in capsys.readouterr().out) == says
 
 
 def test_an_image_that_is_too_small_is_refused_with_its_name(model_folder, tmp_path):

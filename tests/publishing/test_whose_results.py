@@ -78,6 +78,32 @@ def test_a_card_says_how_far_probabilities_can_be_believed(folder, temperature, 
     assert sentence is None or sentence in text
 
 
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        ({"familiarity": {"threshold": None, "false_alarm_rate": None, "reason": "why"}}, "what is unfamiliar: why."),
+        (
+            {"familiarity": {"threshold": 1.23456, "false_alarm_rate": 0.05, "regions": 1234, "slides": 7}},
+            "above 1.23 is unlike what it has learnt from, `is_familiar` is False, and its class is a guess: 5% of "
+            "1,234 regions of 7 patients or slides",
+        ),
+        (
+            {
+                "sets": {
+                    "a": {"regions": 90, "slides": 4, "by": "slide"},
+                    "b": {"regions": 9, "slides": 2, "by": "region"},
+                }
+            },
+            "from an `alpha` of 0.2 on",
+        ),
+    ],
+)
+def test_a_card_says_what_a_model_knows_of_its_limits(folder, record, sentence):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": record}))
+    assert sentence in make_model_card(folder).text.replace("\n", " ")
+
+
 def test_results_of_older_versions_do_not_say_whose_they_are_and_are_taken(folder):
     note_weights(folder, None)
     assert "Results" in make_model_card(folder, folder / "evaluation").text
