@@ -1,7 +1,7 @@
 """How often prediction sets hold the true class, and how large they are."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -11,13 +11,16 @@ from .shares import means_with_intervals
 from .tables import NOT_AVAILABLE, interval_text, markdown_table, reasons_text
 
 
-def check_coverage(coverage: float, sets: Any, class_names: Sequence[str]) -> None:
-    """Refuse what a model's sets cannot promise.
+def checked_sets(coverage: float, sets: Any, class_names: Sequence[str]) -> Mapping[str, Any]:
+    """What a model's prediction sets were fitted to; what they cannot promise is refused.
 
     Args:
         coverage: Share of sets that are to hold the true class, in (0, 1).
         sets: What config.json of the model says of them, by class: `calibration.sets`; None without.
         class_names: Of the model.
+
+    Returns:
+        `sets`.
 
     Raises:
         ValueError: It has none, or classes with too few regions or slides for this coverage.
@@ -38,15 +41,33 @@ def check_coverage(coverage: float, sets: Any, class_names: Sequence[str]) -> No
             f"--coverage {coverage:g} needs at least {np.ceil(least):.0f} regions of every class to fit prediction "
             f"sets to, or as many patients or slides where these count; there are too few of {', '.join(few)}."
         )
+    return sets
+
+
+def doubts_about(sets: Optional[Mapping[str, Any]]) -> list[str]:
+    """What the promise of a coverage rests on, where it is little: classes whose regions are of few slides.
+
+    Args:
+        sets: As config.json of the model says it, by class; None if it is not known.
+    """
+    few = [
+        f"{name} ({one['regions']} of {one['slides']})" for name, one in (sets or {}).items() if one["by"] != "slide"
+    ]
+    if not few:
+        return []
+    return [
+        "The sets of some classes were fitted to regions of few patients or slides, each region counted by itself; for "
+        f"others they may hold the true class less often than asked: {', '.join(few)}."
+    ]
 
 
 def make_prediction_sets(predictions: Predictions, coverage: float, context: ReportContext) -> dict[str, Any]:
     """What results.json says of prediction sets at a coverage.
 
     Returns:
-        `asked`; `coverage`, `size`, `empty` and `certain`: the share of sets with the true class, the mean number of
-        classes of a set, and the shares of sets of none and of one, with 95% intervals; `per_class`: `coverage`,
-        `size`, by true class, None where there is no region of it.
+        `asked`; `fitted_to`, the `sets` of the context; `coverage`, `size`, `empty` and `certain`: the share of sets
+        with the true class, the mean number of classes of a set, and the shares of sets of none and of one, with 95%
+        intervals; `per_class`: `coverage`, `size`, by true class, None where there is no region of it.
 
     Raises:
         ValueError: The predictions have no p-values.
@@ -68,7 +89,7 @@ def make_prediction_sets(predictions: Predictions, coverage: float, context: Rep
         for label, name in enumerate(predictions.class_names)
     }
     whole = {figure: found[figure] for figure in ("coverage", "size", "empty", "certain")}
-    return {"asked": coverage, **whole, "per_class": per_class}
+    return {"asked": coverage, "fitted_to": context.sets, **whole, "per_class": per_class}
 
 
 def prediction_sets_page(sets: Mapping[str, Any]) -> str:
@@ -80,6 +101,7 @@ def prediction_sets_page(sets: Mapping[str, Any]) -> str:
         f"out. Of regions like those that the sets were fitted to, it holds the true one in {sets['asked']:.0%} at "
         f"least, class by class. Here {sets['certain']['value']:.0%} of the sets are of one class, and "
         f"{sets['empty']['value']:.0%} of none: nothing that the model knows is plausible there.\n\n"
+        + "".join(f"{doubt}\n\n" for doubt in doubts_about(sets["fitted_to"]))
         + markdown_table(["True class", "Coverage", "95% interval", "Classes in a set", "95% interval"], rows)
         + reasons_text(figure for figure in figures if figure is not None)
     )

@@ -23,6 +23,7 @@ class ReportContext:
         views: Of each region, whose probabilities were averaged; 1 where the model alone answered.
         compare: An organ of `paper_results.organ_names()` to compare with.
         coverage: Share of prediction sets that are to hold the true class, in (0, 1); None for no sets.
+        sets: What prediction sets were fitted to, by class, as config.json of the model says it.
         by_context_size: Predictions for the same regions by context size, in patches along one side of the region.
         few_shot: What prototypes said of the same regions.
         disturbed: Predictions for the same regions by name of a disturbance; None where none was asked for.
@@ -39,6 +40,7 @@ class ReportContext:
     views: int = 1
     compare: Optional[str] = None
     coverage: Optional[float] = None
+    sets: Optional[Mapping[str, Any]] = None
     by_context_size: Optional[Mapping[int, Predictions]] = None
     few_shot: Optional[FewShot] = None
     disturbed: Optional[Mapping[str, Predictions]] = None

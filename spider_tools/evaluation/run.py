@@ -1,6 +1,7 @@
 """Evaluation of a model on a split: embed each patch once, classify, report."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -24,7 +25,7 @@ from ..weights.loading import load_config
 from ..weights.reading import locate
 from .asking import AskedModel
 from .predict import Answers, context_window
-from .prediction_sets import check_coverage
+from .prediction_sets import checked_sets, doubts_about
 from .predictions import Limits, Predictions
 from .report import write_report
 from .results import ReportContext
@@ -56,9 +57,7 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
     sizes = [int(size) for size in settings.context_sizes or ()]
     for size in sizes:
         context_window(config.num_context_patches, size)  # refuses a size that does not fit, before any work
-    if settings.coverage is not None:
-        record = getattr(config, "calibration", None)
-        check_coverage(settings.coverage, record.get("sets") if isinstance(record, dict) else None, config.class_names)
+    sets = _checked_sets(settings, config)
     accelerator = make_accelerator()
     data_settings = replace(data_settings, context_size=config.context_size, patch_size=config.patch_size)
     with accelerator.main_process_first():
@@ -77,6 +76,7 @@ def evaluate_model(settings: EvaluationSettings, data_settings: DataSettings) ->
             made = _made(split, answers, asked, shared)
             context = replace(
                 _report_context(settings, data, config),
+                sets=sets,
                 few_shot=few_shot,
                 by_context_size={size: made[size] for size in sizes} or None,
                 disturbed={
@@ -96,6 +96,17 @@ def _check_folders(settings: EvaluationSettings) -> None:
     require_writable(settings.output_dir, "--output_dir")
     settings.require_store_folder()
     require_hugging_face_home()
+
+
+def _checked_sets(settings: EvaluationSettings, config: "SpiderConfig") -> Optional[Mapping[str, Any]]:
+    """What the model's prediction sets were fitted to, where --coverage asks for them."""
+    if settings.coverage is None:
+        return None
+    record = getattr(config, "calibration", None)
+    sets = checked_sets(settings.coverage, record.get("sets") if isinstance(record, dict) else None, config.class_names)
+    for doubt in doubts_about(sets):
+        logger.warning("%s", doubt)
+    return sets
 
 
 def _few_shot_support(

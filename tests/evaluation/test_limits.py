@@ -9,7 +9,7 @@ import pytest
 from made_up_predictions import CONTEXT, NAMES, make_predictions, table_rows
 
 from spider_tools.evaluation.bootstrap import resample_counts
-from spider_tools.evaluation.prediction_sets import check_coverage
+from spider_tools.evaluation.prediction_sets import checked_sets
 from spider_tools.evaluation.predictions import Limits
 from spider_tools.evaluation.report import write_report
 
@@ -23,7 +23,9 @@ PREDICTIONS = replace(PLAIN, limits=Limits(UNFAMILIARITY, 1.3, P_VALUES))
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    write_report(folder, PREDICTIONS, replace(CONTEXT, coverage=0.8))
+    fitted = {name: {"regions": 300, "slides": 12, "by": "slide"} for name in NAMES}
+    fitted["Fat"] = {"regions": 31, "slides": 2, "by": "region"}
+    write_report(folder, PREDICTIONS, replace(CONTEXT, coverage=0.8, sets=fitted))
     return folder
 
 
@@ -82,6 +84,7 @@ def test_prediction_sets_are_those_of_a_loop(report):
         assert found["per_class"][name]["size"]["value"] == pytest.approx(np.mean([len(sets[i]) for i in members]))
     assert found["per_class"]["Absent"] == {"coverage": None, "size": None}
     page = (report / "prediction_sets.md").read_text(encoding="utf-8")
+    assert "may hold the true class less often than asked: Fat (31 of 2)." in page
     assert table_rows(page)[-1] == ["Absent", "n/a", "n/a", "n/a", "n/a"]
 
 
@@ -128,13 +131,13 @@ def test_a_coverage_that_nobody_can_promise_is_refused(regions, slides, by, cove
     sets = {"Fat": {"regions": 99, "slides": 99, "by": "slide"}}
     sets["Wart"] = {"regions": regions, "slides": slides, "by": by}
     if enough:
-        check_coverage(coverage, sets, ["Fat", "Wart"])
+        assert checked_sets(coverage, sets, ["Fat", "Wart"]) == sets
         return
     with pytest.raises(ValueError, match=rf"too few of Wart \({regions} regions of {slides}\)"):
-        check_coverage(coverage, sets, ["Fat", "Wart"])
+        checked_sets(coverage, sets, ["Fat", "Wart"])
 
 
 @pytest.mark.parametrize("sets", [None, {}, {"Fat": {}}, "yes"])
 def test_a_model_without_sets_is_refused(sets):
     with pytest.raises(ValueError, match="needs a model with prediction sets"):
-        check_coverage(0.9, sets, ["Fat", "Wart"])
+        checked_sets(0.9, sets, ["Fat", "Wart"])
