@@ -111,7 +111,8 @@ def draw_reliability(predictions: Predictions, context: ReportContext) -> Figure
     figure = Figure(figsize=(5.4, 5.8), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     upper.plot((0, 1), (0, 1), color="0.6", linewidth=1, linestyle="--", label="calibrated")
-    sides = {_AFTER: predictions.probabilities}
+    after = _AFTER if context.views == 1 else f"mean over {context.views} views"
+    sides = {after: predictions.probabilities}
     undone = _without_temperature(predictions, context)
     if undone is not None:
         sides = {_BEFORE: undone, **sides}
@@ -125,7 +126,7 @@ def draw_reliability(predictions: Predictions, context: ReportContext) -> Figure
         right = said + np.bincount(bins, gaps, metrics.CALIBRATION_BINS)[filled] / counts[filled]
         error = metrics.expected_calibration_error(probabilities, predictions.labels)
         upper.plot(said, right, color=color, marker="o", markersize=4, label=f"{name}: error {error:.3f}")
-        lower.stairs(counts, edges, color=color, fill=name == _AFTER, alpha=0.6)
+        lower.stairs(counts, edges, color=color, fill=name == after, alpha=0.6)
     upper.set_ylabel("Share of them that is right")
     upper.set_ylim(-0.03, 1.03)
     upper.grid(alpha=0.3)
