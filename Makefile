@@ -51,7 +51,7 @@ NOT_ON_4 := $(addprefix --ignore=tests/,annotations building data demo retrieval
 	test_warm_python.py test_workers.py embeddings/test_precompute_in_processes.py \
 	embeddings/test_precompute_workers.py evaluation/test_bootstrap.py evaluation/test_calibration.py \
 	evaluation/test_confusion_matrix.py evaluation/test_evaluate_library.py evaluation/test_few_shot.py \
-	evaluation/test_prototypes.py evaluation/test_region_dtypes.py evaluation/test_risk_coverage.py \
+	evaluation/test_prototypes.py evaluation/test_limits.py evaluation/test_region_dtypes.py evaluation/test_risk_coverage.py \
 	evaluation/test_temperature.py \
 	publishing/test_load_check.py publishing/test_published_already.py publishing/test_publishing_folder.py \
 	publishing/test_upload.py publishing/test_upload_refusals.py training/test_resuming.py \
