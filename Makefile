@@ -50,9 +50,10 @@ NOT_ON_4 := $(addprefix --ignore=tests/,annotations building data demo retrieval
 	test_examples.py test_hugging_face_home.py test_output_folder.py test_processes.py test_scripts.py test_wheel.py \
 	test_warm_python.py test_workers.py embeddings/test_precompute_in_processes.py \
 	embeddings/test_precompute_workers.py evaluation/test_bootstrap.py evaluation/test_calibration.py \
-	evaluation/test_confusion_matrix.py evaluation/test_evaluate_library.py evaluation/test_few_shot.py \
-	evaluation/test_prototypes.py evaluation/test_limits.py evaluation/test_region_dtypes.py evaluation/test_risk_coverage.py \
-	evaluation/test_temperature.py \
+	evaluation/test_conformal.py evaluation/test_confusion_matrix.py evaluation/test_evaluate_library.py \
+	evaluation/test_few_shot.py evaluation/test_limits.py evaluation/test_prototypes.py \
+	evaluation/test_region_dtypes.py evaluation/test_risk_coverage.py evaluation/test_robustness.py \
+	evaluation/test_temperature.py training/test_views.py \
 	publishing/test_load_check.py publishing/test_published_already.py publishing/test_publishing_folder.py \
 	publishing/test_upload.py publishing/test_upload_refusals.py training/test_resuming.py \
 	training/test_training_script.py weights/test_verification.py weights/test_verify_command.py) \

@@ -6,11 +6,13 @@ import shutil
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import warm_python
 from imported_models import NEVER_HELD, note_import, unverified, verified
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from transformers import AutoModel, AutoProcessor
 
 from spider_tools import remote_code
@@ -26,7 +28,7 @@ ROOT = remote_code.REPOSITORY_ROOT
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    demo.run_demo(folder, SyntheticSettings(patch_size=112))  # a quarter of the px that a user gets
+    demo.run_demo(folder, SyntheticSettings(patch_size=112, test_slides=6))  # a quarter of the px that a user gets
     return folder
 
 
@@ -63,6 +65,22 @@ def test_a_region_of_the_real_slide_gets_one_name(demo_folder, shared_folder):
     processor = AutoProcessor.from_pretrained(demo_folder / "model", trust_remote_code=True)
     (name,) = model(**processor(images=region, return_tensors="pt")).predicted_class_names
     assert name in model.config.class_names
+
+
+@pytest.mark.slow
+def test_real_tissue_is_unfamiliar_to_a_model_that_has_seen_drawings(demo_folder, shared_folder):
+    openslide = pytest.importorskip("openslide")
+    slide = openslide.OpenSlide(shared_folder("slides") / "CMU-1-Small-Region.svs")
+    corners = [(x, y) for x in (300, 700, 1100) for y in (500, 1100, 1700, 2200)]
+    regions = [slide.read_region(corner, 0, (560, 560)).convert("RGB") for corner in corners]
+    model, processor = demo.load(str(demo_folder / "model"))
+    with torch.no_grad():
+        strange = model(**processor(images=regions, return_tensors="pt"))
+    assert not strange.is_familiar.any()
+    known = pq.read_table(demo_folder / "report" / "predictions.parquet")
+    scores = np.concatenate([known["unfamiliarity"].to_numpy(), strange.unfamiliarity.numpy()])
+    assert roc_auc_score(np.arange(len(scores)) >= len(known), scores) >= 0.95
+    assert np.mean(known["is_familiar"].to_numpy()) >= 1 - 2 * 0.05
 
 
 @pytest.mark.parametrize(
