@@ -51,7 +51,7 @@ class TrainingSettings(EmbeddingFlags):
         at_least=1,
         at_most=MOST_VIEWS,
         help="ways in which regions are shown in training: turns and mirrors up to 8, with other stains beyond; each "
-        "embeds every patch of train once more; needs --train_backbone frozen",
+        "embeds every patch of train once more, and no gain was measured; needs --train_backbone frozen",
     )
     head_hidden_size: int = setting(128, at_least=1, help="width of the head")
     head_num_hidden_layers: int = setting(1, at_least=1, help="layers of the head")
