@@ -2,7 +2,7 @@
 
 import csv
 import io
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -15,35 +15,46 @@ _CERTAIN_LOCATIONS = 5
 def make_composition(predictions: SlidePredictions) -> dict[str, Any]:
     """The content of composition.json.
 
+    A cell of the map counts as much as there is tissue in it.
+
     Returns:
-        `tissue_mm2`; `percent_unfamiliar` of it, None if the model does not know; `classes`: by name, from the largest
-        area on, `patches`, `area_mm2`, `percent_of_tissue`, `percent_unfamiliar` of the class, `mean_probability` of
-        the class over all of the tissue, and `most_certain`, up to five predictions of the class with the highest
-        probability: `probability` and `center_level0`, x and y in level-0 px. A map that abstains has the class
-        `UNFAMILIAR` too, without the last two.
+        `tissue_mm2`; `cells_mm2`, the area of the map, tissue or not; `percent_left_out` of the tissue that was found,
+        because it covers too little of a cell, lies at the slide's edge or cannot be read; `percent_unfamiliar` of the
+        tissue, None if the model does not know; `classes`: by name, from the largest area on, `patches`, `area_mm2` of
+        tissue, `percent_of_tissue`, `percent_unfamiliar` of the class, `mean_probability` of the class over all of the
+        tissue, and `most_certain`, up to five predictions of the class with the highest probability: `probability` and
+        `center_level0`, x and y in level-0 px. A map that abstains has the class `UNFAMILIAR` too, without the last
+        two.
     """
-    counts = np.bincount(predictions.shown, minlength=len(predictions.shown_names))
-    total = len(predictions.positions)
-    means = [*predictions.probabilities.mean(axis=0, dtype=np.float64).tolist(), None]
-    unfamiliar = predictions.is_unfamiliar
+    tissue, shown = predictions.tissue_mm2, predictions.shown
+    counts = np.bincount(shown, minlength=len(predictions.shown_names))
+    areas = np.bincount(shown, tissue, len(predictions.shown_names))
+    means = [*np.average(predictions.probabilities, axis=0, weights=tissue).tolist(), None]
     classes = {}
-    for number in np.argsort(-counts, kind="stable"):
+    for number in np.argsort(-areas, kind="stable"):
         classes[predictions.shown_names[number]] = {
             "patches": int(counts[number]),
-            "area_mm2": float(counts[number] * predictions.cell_area_mm2),
-            "percent_of_tissue": float(100 * counts[number] / total),
-            "percent_unfamiliar": None
-            if unfamiliar is None or counts[number] == 0
-            else float(100 * unfamiliar[predictions.shown == number].mean()),
+            "area_mm2": float(areas[number]),
+            "percent_of_tissue": float(100 * areas[number] / tissue.sum()),
+            "percent_unfamiliar": _percent_unfamiliar(predictions, shown == number),
             "mean_probability": means[number],
             "most_certain": _most_certain(predictions, int(number)),
         }
-    share = predictions.unfamiliar_share
     return {
-        "tissue_mm2": float(total * predictions.cell_area_mm2),
-        "percent_unfamiliar": None if share is None else 100 * share,
+        "tissue_mm2": float(tissue.sum()),
+        "cells_mm2": float(len(tissue) * predictions.cell_area_mm2),
+        "percent_left_out": 100 * predictions.left_out_share,
+        "percent_unfamiliar": _percent_unfamiliar(predictions, np.ones(len(tissue), dtype=bool)),
         "classes": classes,
     }
+
+
+def _percent_unfamiliar(predictions: SlidePredictions, members: np.ndarray) -> Optional[float]:
+    """Of the tissue of some predictions, bool `(n,)`; None where there is none, or the model does not know."""
+    unfamiliar, tissue = predictions.is_unfamiliar, predictions.tissue_mm2[members]
+    if unfamiliar is None or not tissue.any():
+        return None
+    return float(100 * np.average(unfamiliar[members], weights=tissue))
 
 
 def composition_csv(composition: dict[str, Any]) -> str:

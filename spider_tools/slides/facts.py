@@ -15,6 +15,7 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
     """What was done, by title."""
     lattice, slide, settings, view = prepared.lattice, prepared.slide, prepared.settings, prepared.view
     um = lattice.stride * view.mpp[0]
+    tissue, cells = predictions.tissue_mm2.sum(), len(predictions.positions) * predictions.cell_area_mm2
     given = " (given, not read from the file)" if prepared.mpp_is_given else ""
     return {
         "Slide": escaped(prepared.task.path.name),
@@ -31,6 +32,8 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
         "Patch": f"{lattice.patch_size} px, with {lattice.context_size} x {lattice.context_size} patches of context",
         "Distance of predictions": f"{lattice.stride} px, {um:.1f} um",
         "Predictions": len(predictions.positions),
+        "Area": f"{tissue:.3f} mm2 of tissue in {cells:.3f} mm2 of cells; {predictions.left_out_share:.1%} of what was "
+        "found is in none",
         **_unfamiliar(predictions),
     }
 
@@ -57,7 +60,7 @@ def _unfamiliar(predictions: SlidePredictions) -> dict[str, str]:
     share = predictions.unfamiliar_share
     if share is None:
         return {"Unfamiliar": "not known: the model was given no notion of what is familiar"}
-    said = f"{share:.1%} of the predictions, above {predictions.unfamiliarity_threshold:.3g}"
+    said = f"{share:.1%} of the tissue, above {predictions.unfamiliarity_threshold:.3g}"
     return {"Unfamiliar": said + (", mapped as a class of its own" if predictions.abstain else "")}
 
 
@@ -81,7 +84,8 @@ def limits(predictions: SlidePredictions) -> list[str]:
         + "Look at the probabilities, and validate on slides of your own.",
         f"A prediction is for a patch of {lattice.patch_size} px at the model's um/px; what is smaller is not "
         "resolved. A finer stride moves the patch, it does not make it smaller.",
-        "Areas are counted in cells of the map. The edge of the tissue and of a class is exact to one cell.",
+        "Areas are those of the tissue in the cells of the map, found at 8 um/px; prediction.geojson outlines whole "
+        "cells. The edge of a class is exact to one cell.",
         "Less than one patch at the right and lower edge of the slide is left out. Context beyond the slide's edge, "
         "also where a patch lies only partly beyond it, is masked.",
         "Percentages are of the tissue that was classified, not of the slide; what the tissue mask misses is in none.",

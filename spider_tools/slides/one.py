@@ -88,6 +88,8 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
         class_names=tuple(model.config.class_names),
         unfamiliarity=unfamiliarity_of_positions(model, lattice, cells, rows, table.embeddings),
         unfamiliarity_threshold=model.config.unfamiliarity_threshold,
+        tissue_share=mask.share(lattice)[cells],
+        found_mm2=mask.area_mm2(prepared.slide.mpp),
         abstain=prepared.settings.abstain,
     )
     for warning in unfamiliar_warning(predictions):

@@ -90,8 +90,8 @@ def predictions_table(predictions: SlidePredictions) -> pa.Table:
 
     Returns:
         `row` and `column` of the lattice, `x_level0` and `y_level0`, the upper left corner of the patch in level-0 px,
-        `class`, one float column `probability: <class>` for every class, `entropy` in nat, and `unfamiliarity` and
-        `is_familiar`, null if the model does not know.
+        `class`, one float column `probability: <class>` for every class, `entropy` in nat, `unfamiliarity` and
+        `is_familiar`, null if the model does not know, and `tissue_share`, of its cell that is tissue.
     """
     names, corners = predictions.class_names, predictions.corners_level0
     columns = {
@@ -103,7 +103,8 @@ def predictions_table(predictions: SlidePredictions) -> pa.Table:
     }
     unfamiliar = predictions.is_unfamiliar
     doubts = familiarity_columns(predictions.unfamiliarity, None if unfamiliar is None else ~unfamiliar, len(corners))
-    return pa.table({**columns, **probability_columns(predictions.probabilities, names), **doubts})
+    tissue = {"tissue_share": pa.array((predictions.tissue_mm2 / predictions.cell_area_mm2).astype(np.float32))}
+    return pa.table({**columns, **probability_columns(predictions.probabilities, names), **doubts, **tissue})
 
 
 def table_writer(predictions: SlidePredictions) -> Writer:

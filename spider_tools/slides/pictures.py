@@ -103,11 +103,11 @@ def draw_overview(thumbnail: Thumbnail, predictions: SlidePredictions, title: st
 
 def _legend_handles(predictions: SlidePredictions, looks: Mapping[str, Look]) -> list[Patch]:
     """Of the classes that occur, from the most frequent one on."""
-    counts = np.bincount(predictions.shown, minlength=len(predictions.shown_names))
+    areas = np.bincount(predictions.shown, predictions.tissue_mm2, len(predictions.shown_names))
     handles = []
-    for i in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]:
+    for i in np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)]:
         name = predictions.shown_names[i]
-        label = f"{looks[name].mark}  {name}  {_percent(counts[i], counts.sum())}"
+        label = f"{looks[name].mark}  {name}  {_percent(areas[i] / areas.sum())}"
         red, green, blue = (value / 255 for value in looks[name].color)
         handles.append(Patch(facecolor=(red, green, blue), edgecolor="0.3", label=label))
     return handles
@@ -122,7 +122,7 @@ def _hatch_unfamiliar(axes: Any, predictions: SlidePredictions) -> list[Patch]:
     if cells.any():
         edges = (side * um / 1000 for side, um in zip(predictions.lattice.cell_edges_level0(), predictions.mpp))
         axes.add_patch(PathPatch(_outline(cells, *edges), fill=False, hatch=_HATCH, linewidth=0.4, edgecolor="black"))
-    label = f"//  unfamiliar  {_percent(unfamiliar.sum(), len(unfamiliar))}"
+    label = f"//  unfamiliar  {_percent(predictions.unfamiliar_share or 0.0)}"
     return [Patch(facecolor="white", edgecolor="black", hatch=_HATCH, label=label)]
 
 
@@ -147,7 +147,7 @@ def draw_heatmaps(thumbnail: Thumbnail, predictions: SlidePredictions, title: st
         axes.imshow(faded, extent=thumbnail.extent_mm)
         grid = predictions.map_of(predictions.probabilities[:, number].astype(np.float64), np.nan)
         axes.imshow(grid, extent=extent, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
-        share = _percent((predictions.predicted == number).sum(), len(predictions.positions))
+        share = _percent(np.average(predictions.predicted == number, weights=predictions.tissue_mm2))
         highest = predictions.probabilities[:, number].max()
         label = f"{names[number]}\n{share} of the tissue, highest {highest:.2f}"
         axes.set_title(label, fontsize=9, parse_math=False)
@@ -229,6 +229,5 @@ def _faded(pixels: np.ndarray) -> np.ndarray:
     return np.repeat((255 - (255 - grey) * 0.5).astype(np.uint8), 3, axis=2)
 
 
-def _percent(part: int, whole: int) -> str:
-    share = 100 * part / whole
-    return "below 0.1%" if 0 < share < 0.1 else f"{share:.1f}%"
+def _percent(share: float) -> str:
+    return "below 0.1%" if 0 < share < 0.001 else f"{share:.1%}"

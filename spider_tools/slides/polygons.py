@@ -27,9 +27,9 @@ def write_geojson(
     """Write a FeatureCollection: one annotation per connected area of a class, then, with `tiles`, one tile per cell.
 
     Coordinates are level-0 px from `origin`, x and y, where QuPath's begin (see `Slide.bounds`). Areas carry their
-    class with its colour, their size, the mean probability of every class and, if the model knows, how much of them is
-    unfamiliar; tiles carry the probabilities, the entropy and the unfamiliarity of their own prediction. The ids of two
-    files for the same slide are the same.
+    class with its colour, their size and the tissue in them, the mean probability of every class and, if the model
+    knows, how much of them is unfamiliar; tiles carry the probabilities, the entropy and the unfamiliarity of their own
+    prediction. The ids of two files for the same slide are the same.
     """
     looks = looks_of(predictions)
     with path.open("w", encoding="utf-8") as file:
@@ -59,6 +59,7 @@ def _features(predictions: SlidePredictions, tiles: bool, origin: tuple[float, f
             polygon = cells_to_polygon(inside, x_edges[window[1].start :], y_edges[window[0].start :])
             measurements = {
                 "area mm2": float(len(members) * predictions.cell_area_mm2),
+                "tissue mm2": float(predictions.tissue_mm2[members].sum()),
                 "patches": len(members),
                 **_probabilities(predictions, predictions.probabilities[members].mean(axis=0, dtype=np.float64)),
                 **_unfamiliarity(predictions, members),

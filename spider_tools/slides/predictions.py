@@ -23,6 +23,8 @@ class SlidePredictions:
         class_names: In the order of the probabilities.
         unfamiliarity: How unlike what the model has learnt from each is, float32 `(n,)`; None if it does not know.
         unfamiliarity_threshold: Above it a prediction is of something unfamiliar; None likewise.
+        tissue_share: Of the cell of each that is tissue, float `(n,)` in [0, 1]; all of it by default.
+        found_mm2: Area of all tissue of the slide, also where nothing is predicted; None if it is not known.
         abstain: Whether what is unfamiliar is shown and counted as a class of its own.
     """
 
@@ -33,6 +35,8 @@ class SlidePredictions:
     class_names: tuple[str, ...]
     unfamiliarity: Optional[np.ndarray] = None
     unfamiliarity_threshold: Optional[float] = None
+    tissue_share: Optional[np.ndarray] = None
+    found_mm2: Optional[float] = None
     abstain: bool = False
 
     @property
@@ -49,8 +53,10 @@ class SlidePredictions:
 
     @property
     def unfamiliar_share(self) -> Optional[float]:
-        """Of the predictions, 0 to 1; None of a model that does not know."""
-        return None if self.is_unfamiliar is None else float(self.is_unfamiliar.mean())
+        """Of the tissue, 0 to 1; None of a model that does not know."""
+        if self.is_unfamiliar is None:
+            return None
+        return float(np.average(self.is_unfamiliar, weights=self.tissue_mm2))
 
     @property
     def shown(self) -> np.ndarray:
@@ -81,9 +87,22 @@ class SlidePredictions:
 
     @property
     def cell_area_mm2(self) -> float:
-        """Area that one prediction stands for."""
+        """Area of the cell of one prediction, tissue or not."""
         width, height = (self.lattice.stride * scale * um for scale, um in zip(self.lattice.scale, self.mpp))
         return width * height / 1e6
+
+    @property
+    def tissue_mm2(self) -> np.ndarray:
+        """Tissue in the cell of every prediction, float64 `(n,)`."""
+        share = np.ones(len(self.positions)) if self.tissue_share is None else self.tissue_share
+        return share.astype(np.float64) * self.cell_area_mm2
+
+    @property
+    def left_out_share(self) -> float:
+        """Of all tissue of the slide, that in which nothing is predicted, 0 to 1."""
+        if not self.found_mm2:
+            return 0.0
+        return max(0.0, 1 - float(self.tissue_mm2.sum()) / self.found_mm2)
 
     def map_of(self, values: np.ndarray, fill: float) -> np.ndarray:
         """Values of the predictions, `(n,)`, at their positions, in an array of the lattice's shape."""

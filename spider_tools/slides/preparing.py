@@ -18,7 +18,7 @@ from .settings import SlideSettings
 from .task import SlideTask
 from .view import RESAMPLING, SlideView, model_scale
 
-_RESULT_VERSION = 2  # of what is written; another one makes slides be written again
+_RESULT_VERSION = 3  # of what is written; another one makes slides be written again
 _DRAWING_VERSION = 2  # of how drawings are read; another one makes slides with a drawing be written again
 
 

@@ -44,7 +44,13 @@ def composition_of(names):
     certain = [{"probability": 0.98, "center_level0": [12.0, 34.0]}]
     row = {"patches": 1, "area_mm2": 0.1, "percent_of_tissue": 50.0, "percent_unfamiliar": 12.5}
     row |= {"mean_probability": 0.5, "most_certain": certain}
-    return {"tissue_mm2": 0.2, "percent_unfamiliar": None, "classes": {name: row for name in names}}
+    return {
+        "tissue_mm2": 0.2,
+        "cells_mm2": 0.3,
+        "percent_left_out": 4.56,
+        "percent_unfamiliar": None,
+        "classes": {name: row for name in names},
+    }
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -65,7 +71,8 @@ def test_numbers_are_rounded_for_people():
         {"probability": 0.987 - place / 10, "center_level0": [12.3 + place, 300.4]} for place in range(5)
     ]
     texts = Page(make_report("t", composition, {}, [], {})).texts
-    assert "1,234.57 mm² of tissue were classified." in texts
+    told = "1,234.57 mm² of tissue were classified, in 0.30 mm² of cells of the map; 4.6% of the tissue that was found"
+    assert f"{told} is in none of them." in texts
     assert {"12,345", "1,234.568", "50.0%", "0.512"} <= set(texts)
     assert [text for text in texts if text.endswith(")") and ", 300" in text] == [
         "12, 300 (0.99)",

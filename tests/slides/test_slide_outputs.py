@@ -19,7 +19,7 @@ def test_the_table_has_a_row_per_prediction(predictions, tmp_path):
     table = pq.read_table(tmp_path / "p.parquet").to_pydict()
     assert list(table) == ["row", "column", "x_level0", "y_level0", "class"] + [
         f"probability: {name}" for name in CLASS_NAMES
-    ] + ["entropy", "unfamiliarity", "is_familiar"]
+    ] + ["entropy", "unfamiliarity", "is_familiar", "tissue_share"]
     for number, (row, column) in enumerate(predictions.positions):
         assert (table["row"][number], table["column"][number]) == (row, column)
         assert (table["x_level0"][number], table["y_level0"][number]) == (column * 56, row * 84)
