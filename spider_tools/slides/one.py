@@ -65,7 +65,7 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
     lattice = prepared.lattice
     clock = _Clock(started)
     thumbnail = pictures.make_thumbnail(prepared.slide)
-    mask = find_tissue(prepared.slide, lattice, prepared.drawing)
+    mask = find_tissue(prepared.slide, lattice, prepared.drawing, prepared.settings.tissue_search)
     preview = _save_preview(prepared, thumbnail, mask)
     cells = mask.cells(lattice, prepared.settings.min_tissue)
     clock.stop("tissue")

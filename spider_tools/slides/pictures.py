@@ -69,7 +69,11 @@ def draw_tissue(thumbnail: Thumbnail, tissue: TissueMask, cells: np.ndarray, lat
     x, y = ((np.arange(n) + 0.5) * s * um / 1000 for n, s, um in zip((width, height), tissue.scale, mpp))
     if tissue.mask.any() and not tissue.mask.all() and min(height, width) > 1:
         axes.contour(x, y, tissue.mask, levels=[0.5], colors="#0072B2", linewidths=1.0)
-    title = f"Tissue: {tissue.origin} (blue line). {cells.sum():,} predictions; what is dark is left out."
+    told = ""
+    if tissue.ink_share:
+        axes.contourf(x, y, tissue.ink, levels=[0.5, 1.5], colors="none", hatches=["xxx"])
+        told = f" Ink of markers, {_percent(tissue.ink_share)} of the slide, is crossed out."
+    title = f"Tissue: {tissue.origin} (blue line). {cells.sum():,} predictions; what is dark is left out.{told}"
     axes.set_title(title, fontsize=9, parse_math=False, wrap=True)
     _finish(axes, thumbnail)
     return figure

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ..flags import as_json
 from .content import older_identity
 from .drawings import drawing_for
 from .file_check import check_is_file
@@ -93,6 +94,7 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
         "mask_sha256": None if drawing is None else hashlib.sha256(drawing.read_bytes()).hexdigest(),
         "tiles": settings.tiles,
         **({"abstain": True} if settings.abstain else {}),
+        **({} if drawing is not None else as_json(settings.tissue_search)),
         # Only where they matter, so that what earlier versions wrote of other slides stays.
         **({} if drawing is None else {"drawing_version": _DRAWING_VERSION}),
         **({} if slide.bounds[:2] == (0, 0) else {"geojson_origin_level0": slide.bounds[:2]}),

@@ -6,6 +6,7 @@ from typing import Optional
 
 from ..embeddings.settings import Precision, check_precision
 from ..flags import Settings, setting
+from .pixel_tissue import TissueSearch
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class SlideSettings(Settings):
         "of files named like the slides",
     )
     min_tissue: float = setting(0.1, above=0, at_most=1, help="least share of tissue in a cell of the map, 0 to 1")
+    tissue_threshold: Optional[float] = setting(
+        None, above=0, below=1, help="saturation that tissue exceeds, instead of what is found for each slide"
+    )
+    keep_artifacts: bool = setting(False, help="take the ink of markers for tissue where it looks like it")
     abstain: bool = setting(
         False, help="map what the model finds unfamiliar as a class of its own, not as the class that it guesses"
     )
@@ -47,6 +52,11 @@ class SlideSettings(Settings):
         """Refuse what cannot be used here."""
         super().__post_init__()
         check_precision(self.dtype)
+
+    @property
+    def tissue_search(self) -> TissueSearch:
+        """How tissue is found where nobody has drawn it."""
+        return TissueSearch(self.tissue_threshold, self.keep_artifacts)
 
     def checked_stride(self, patch_size: int) -> int:
         """The stride for a model's patches.

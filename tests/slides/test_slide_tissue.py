@@ -8,8 +8,9 @@ from PIL import Image
 from slide_files import GLASS
 
 from spider_tools.slides.lattice import Lattice
+from spider_tools.slides.pixel_tissue import otsu_threshold, tissue_of
 from spider_tools.slides.reader import SlideError, open_slide
-from spider_tools.slides.tissue import TissueMask, find_tissue, otsu_threshold, tissue_of
+from spider_tools.slides.tissue import TissueMask, find_tissue
 
 PINK = (205, 120, 175)
 
@@ -38,7 +39,7 @@ def glass(height=200, width=300):
 def test_a_piece_of_tissue_is_found_as_it_is():
     pixels = glass()
     pixels[50:120, 30:200] = PINK
-    mask, _ = tissue_of(pixels)
+    mask = tissue_of(pixels).mask
     expected = np.zeros(mask.shape, dtype=bool)
     expected[50:120, 30:200] = True
     assert (mask != expected).sum() < 40  # corners are rounded
@@ -48,14 +49,14 @@ def test_a_piece_of_tissue_is_found_as_it_is():
 def test_tissue_reaches_the_edge_of_the_slide():
     pixels = glass()
     pixels[:80, :90] = PINK
-    assert tissue_of(pixels)[0][:79, :89].all()
+    assert tissue_of(pixels).mask[:79, :89].all()
 
 
 def test_a_slide_without_glass_is_tissue_all_over():
     pixels = np.random.default_rng(0).integers(90, 130, (200, 300, 3)).astype(np.uint8) + np.array(
         [100, 0, 60], np.uint8
     )
-    assert tissue_of(pixels)[0].all()
+    assert tissue_of(pixels).mask.all()
 
 
 def test_fat_and_lumina_inside_tissue_belong_to_it():
@@ -64,7 +65,7 @@ def test_fat_and_lumina_inside_tissue_belong_to_it():
     for y in range(50, 150, 10):
         for x in range(50, 250, 10):
             pixels[y : y + 6, x : x + 6] = GLASS
-    assert tissue_of(pixels)[0][45:155, 45:255].all()
+    assert tissue_of(pixels).mask[45:155, 45:255].all()
 
 
 @pytest.mark.parametrize("what", ["nothing", "noise", "dust", "ink"])
@@ -76,7 +77,7 @@ def test_what_is_no_tissue_is_not_found(what):
         pixels[20:24, 20:24] = PINK
     elif what == "ink":
         pixels[30:100, 60:90] = (12, 3, 9)
-    assert not tissue_of(pixels)[0].any()
+    assert not tissue_of(pixels).mask.any()
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_the_share_of_a_cell_is_counted_in_pixels():
 def test_without_tissue_the_reason_and_the_remedies_are_said(tmp_path, lattice):
     Image.fromarray(glass(560, 840)).save(tmp_path / "s.png")
     found = find_tissue(open_slide(tmp_path / "s.png", mpp=0.5), lattice)
-    with pytest.raises(SlideError, match=r"No tissue was found \(saturation above 0.05.*--mask.*--min_tissue"):
+    with pytest.raises(SlideError, match=r"No tissue was found \(saturation above 0.03.*--mask.*--min_tissue"):
         found.cells(lattice, 0.1)
 
 
