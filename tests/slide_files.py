@@ -21,6 +21,7 @@ def draw_slide(width, height, seed=0):
     inside = (y > 0.35 + 0.3 * x) & (x < 0.62) | ((x - 0.8) ** 2 / 0.02 + (y - 0.25) ** 2 / 0.03 < 1)
     slide = np.empty((height, width, 3), dtype=np.uint8)
     slide[:] = GLASS
+    slide += rng.integers(0, 4, slide.shape, dtype=np.uint8)  # no camera sees a patch of equal px
     slide[inside] = tissue[inside]
     return slide
 

@@ -56,7 +56,7 @@ def embed_slide(
     missing = in_reading_order(saved.missing(corners))
     batches = [missing[start : start + settings.batch_size] for start in range(0, len(missing), settings.batch_size)]
     loader = _loader(view, batches, model, settings.num_workers)
-    unsaved, damage = _Unsaved(saved, settings.save_every), _Damage(len(corners))
+    unsaved, damage, embed = _Unsaved(saved, settings.save_every), _Damage(len(corners)), _FillOnce(model)
     # The bar shows patches/s and the time left; what an earlier run has embedded counts as done.
     done = len(corners) - len(missing)
     with tqdm(total=len(corners), initial=done, unit="patch", desc=saved.name) as bar, worker_failures_in_words():
@@ -64,11 +64,10 @@ def embed_slide(
             if problem is not None:
                 damage.add(batch[~readable.numpy()], problem)
             if len(patches):
-                unsaved.add(batch[readable.numpy()], model.embed(patches))
+                unsaved.add(batch[readable.numpy()], embed(patches))
             bar.update(len(batch))
     unsaved.save()
-    unreadable = damage.corners
-    return Embedded(len(missing) - len(unreadable), unreadable)
+    return Embedded(embed.patches, damage.corners)
 
 
 def _loader(view: SlideView, batches: list[np.ndarray], model: SlideModel, num_workers: int) -> WatchedLoader:
@@ -90,6 +89,27 @@ def table_rows(lattice: Lattice, needed: np.ndarray, table: EmbeddingTable) -> n
     rows = np.full(lattice.shape, -1, dtype=np.int64)
     rows[needed] = table.rows(lattice.corners(np.argwhere(needed)))
     return rows
+
+
+class _FillOnce:
+    """Embeds patches; those all of whose px are equal, which scanners paint where they did not scan, once by colour."""
+
+    def __init__(self, model: SlideModel) -> None:
+        self._model = model
+        self._of_fill: dict[bytes, torch.Tensor] = {}
+        self.patches = 0  # that went through the backbone
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Embeddings, float `(n, hidden)`, of patches, uint8 `(n, P, P, 3)`."""
+        first = patches[:, :1, :1]
+        fills = (patches == first).flatten(1).all(dim=1).tolist()
+        colors = [bytes(color) if fill else None for color, fill in zip(first.flatten(1).tolist(), fills)]
+        new = {color: place for place, color in enumerate(colors) if color is not None and color not in self._of_fill}
+        places = sorted({*new.values(), *(place for place, color in enumerate(colors) if color is None)})
+        embedded = dict(zip(places, self._model.embed(patches[places]))) if places else {}
+        self.patches += len(places)
+        self._of_fill |= {color: embedded[place].clone() for color, place in new.items()}
+        return torch.stack([embedded[i] if color is None else self._of_fill[color] for i, color in enumerate(colors)])
 
 
 class _Unsaved:

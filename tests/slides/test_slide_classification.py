@@ -196,3 +196,39 @@ def test_places_areas_and_entropy_of_predictions():
     grid = made.map_of(made.predicted, -1)
     assert grid.shape == made.lattice.shape
     assert (grid[0, 1], grid[2, 0], grid[5, 7], (grid == -1).sum()) == (1, 0, 0, grid.size - 3)
+
+
+def test_what_a_scanner_painted_is_embedded_once_by_colour(tiny, settings, tmp_path):
+    pixels = draw_slide(12 * PATCH, 8 * PATCH, seed=3)
+    for column, color in ((6, (255, 255, 255)), (8, (0, 0, 0)), (10, (255, 255, 255))):
+        pixels[:, column * PATCH : (column + 2) * PATCH] = color
+    pixels[3 * PATCH + 5, 7 * PATCH + 5] = (255, 255, 254)  # one px differs: a patch of its own
+    slide = open_slide(write_pyramid(tmp_path / "s.tif", pixels, 0.5))
+    view = SlideView(slide, model_scale(slide, 0.5, 0.02))
+    lattice = Lattice.on(view, tiny.config, PATCH)
+    corners = lattice.corners(np.argwhere(np.ones(lattice.shape, dtype=bool)))
+    saved = SavedEmbeddings(settings.output_dir, {"slide": slide.identity, "scale": view.scale})
+    embedded = embed_slide(view, corners, tiny.for_slides, saved, settings)
+    # Six columns of tissue and glass, two colours, and the patch with another px.
+    assert embedded.patches == tiny.seen == 6 * 8 - _fills(pixels[:, : 6 * PATCH]) + _colors(pixels) + 1
+    table = saved.finish(view.scale)
+    found = table.embeddings[torch.from_numpy(table.rows(corners))]
+    alone = [
+        tiny.for_slides.embed(torch.from_numpy(view.read((x, y), (PATCH, PATCH)))[None])[0] for x, y in corners.tolist()
+    ]
+    torch.testing.assert_close(found.float(), torch.stack(alone).float(), rtol=1e-5, atol=1e-6)
+
+
+def _patches(pixels):
+    rows, columns = pixels.shape[0] // PATCH, pixels.shape[1] // PATCH
+    return [
+        pixels[r * PATCH : (r + 1) * PATCH, c * PATCH : (c + 1) * PATCH] for r in range(rows) for c in range(columns)
+    ]
+
+
+def _fills(pixels):
+    return sum((patch == patch[0, 0]).all() for patch in _patches(pixels))
+
+
+def _colors(pixels):
+    return len({tuple(patch[0, 0].tolist()) for patch in _patches(pixels) if (patch == patch[0, 0]).all()})
