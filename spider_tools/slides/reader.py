@@ -19,6 +19,7 @@ from .content import content_sha256, files_of_slide
 from .file_check import IMAGE_FORMATS, check_is_file, check_tiff_is_whole, image_error, open_error
 from .slide_error import SlideError, UnreadableError
 
+_GIVE_MPP = "Give it as --mpp: usually 0.25 for a scan at 40x, 0.5 at 20x."
 # Scanners lie between 0.1 and 1 um/px; beyond these bounds the tags of a file hold something else, as dots per inch.
 _MPP_RANGE = (0.02, 10.0)
 _MPP_RATIO = 1.1
@@ -180,7 +181,7 @@ class _PlainImage(Slide):
         self._pixels = _decode_image(path)
         self.levels = true_levels([(self._pixels.shape[1], self._pixels.shape[0])])
         if mpp is None:
-            raise SlideError(f"{path} is a plain image and does not say its um/px. Give it, for instance as --mpp 0.5.")
+            raise SlideError(f"{path} is a plain image and does not say its um/px. {_GIVE_MPP}")
         self.mpp = (mpp, mpp)
         self.bounds = (0, 0, *self.size)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -227,7 +228,7 @@ def numbers_of(properties: Mapping[str, str], names: tuple[str, str]) -> Optiona
 def _mpp_of_properties(path: Path, properties: Any) -> tuple[float, float]:
     found = [properties.get(name) for name in _MPP]
     if None in found:
-        raise SlideError(f"{path} does not say its um/px. Give it, for instance as --mpp 0.5 for a 20x scan.")
+        raise SlideError(f"{path} does not say its um/px. {_GIVE_MPP}")
     try:
         mpp = (float(found[0]), float(found[1]))
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Optional
 from ..embeddings.settings import Precision, check_precision
 from ..flags import Settings, setting
 from .pixel_tissue import TissueSearch
+from .view import MOST_MPP_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class SlideSettings(Settings):
     mpp_tolerance: float = setting(
         0.02,
         at_least=0,
-        at_most=0.5,
+        at_most=MOST_MPP_TOLERANCE,
         help="relative difference to the model's um/px up to which pixels are taken without resampling",
     )
     stride: Optional[int] = setting(

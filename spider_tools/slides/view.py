@@ -19,6 +19,7 @@ _SMALLEST_LOST_PX = 16  # where a view cannot be read, squares of this side are 
 MOST_UNREADABLE = 0.1  # of a slide; what is damaged more than this is refused
 # 224 * (0.5 / 0.25) may come out a rounding error above a whole number.
 _ROUNDING = 1e-6
+MOST_MPP_TOLERANCE = 0.5  # relative: beyond it cells are of so different a size that no answer means anything
 
 
 def model_scale(slide: Slide, mpp: float, tolerance: float) -> tuple[float, float]:
@@ -45,10 +46,16 @@ def model_scale(slide: Slide, mpp: float, tolerance: float) -> tuple[float, floa
     if deviations[closest] <= tolerance:
         return slide.levels[closest].downsample
     if max(slide.mpp) > mpp * (1 + tolerance):
+        least = math.ceil(deviations[closest] * 100) / 100
+        way_out = (
+            f"to classify it nevertheless, give --mpp_tolerance {least:g}."
+            if least <= MOST_MPP_TOLERANCE
+            else "it is too coarse to be classified: scan it at a higher magnification."
+        )
         raise SlideError(
             f"{slide.path} has {slide.mpp[0]:g} um/px at full resolution, the model was trained at {mpp:g} um/px, "
             f"which is finer by more than the tolerance of {tolerance:g}. If the slide's um/px are wrong, give the "
-            "true value as --mpp; to classify it nevertheless, raise --mpp_tolerance."
+            f"true value as --mpp; {way_out}"
         )
     return (mpp / slide.mpp[0], mpp / slide.mpp[1])
 

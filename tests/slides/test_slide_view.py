@@ -9,7 +9,7 @@ import pytest
 from slide_files import draw_slide, means_of_squares, resampled, write_pyramid
 
 from spider_tools.slides.reader import SlideError, open_slide
-from spider_tools.slides.view import SlideView, model_scale
+from spider_tools.slides.view import MOST_MPP_TOLERANCE, SlideView, model_scale
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,22 @@ def test_the_closest_level_is_taken(open_at):
 def test_windows_beyond_the_edge_are_refused(open_at, corner, size):
     with pytest.raises(SlideError, match="leaves the"):
         SlideView(open_at(0.5), (1.0, 1.0)).read(corner, size)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "advice"),
+    [
+        (0.553, r"give --mpp_tolerance 0\.11\."),
+        (0.75, r"give --mpp_tolerance 0\.5\."),
+        (0.76, "too coarse to be"),
+    ],
+)
+def test_of_a_coarse_slide_it_is_said_what_would_do(tmp_path, mpp, advice):
+    slide = open_slide(write_pyramid(tmp_path / "s.tif", draw_slide(90, 80), mpp))
+    with pytest.raises(SlideError, match=f"finer by more than the tolerance of 0.02.*{advice}"):
+        model_scale(slide, 0.5, 0.02)
+    if "tolerance" in advice:
+        assert model_scale(slide, 0.5, float(advice.split()[-1].replace("\\", "").rstrip("."))) == (1.0, 1.0)
+    else:
+        with pytest.raises(SlideError):
+            model_scale(slide, 0.5, MOST_MPP_TOLERANCE)
