@@ -103,7 +103,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, model_folder):
     assert segment_slide.main(segment_slide.parse_args(command(model_folder, [slide], tmp_path / "whole")[2:])) == 0
     one, two = (table_of(tmp_path / name / "s") for name in ("killed", "whole"))
     assert one.column("class").equals(two.column("class"))
-    for name in one.column_names[5:]:
+    assert one.column("is_familiar").null_count == len(one), "the tiny model does not know"
+    for name in one.drop_columns(["is_familiar"]).column_names[5:]:
         np.testing.assert_allclose(one.column(name).to_numpy(), two.column(name).to_numpy(), atol=1e-5)
 
 

@@ -128,7 +128,7 @@ def test_results_do_not_depend_on_an_interruption(slide_folder, settings, slide_
     tables = [
         pq.read_table(folder / "one" / "predictions.parquet") for folder in (tmp_path / "whole", settings.output_dir)
     ]
-    for column in tables[0].column_names[5:]:
+    for column in tables[0].drop_columns(["is_familiar"]).column_names[5:]:  # null of a model that does not know
         np.testing.assert_allclose(*(table.column(column).to_numpy() for table in tables), atol=1e-6)
 
 
