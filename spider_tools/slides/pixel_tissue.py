@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from .artifacts import glass_of, ink_of, on_white_glass
+from .settings import TissueSearch
 
 # A slide without glass, or without tissue, has no valley between two peaks for Otsu to find. White glass is less
 # saturated than the first value, and than its noise says; stained tissue is more than the second even if it is pale.
@@ -17,19 +18,6 @@ _SATURATION_RANGE = (0.03, 0.12)
 _BLACK = 0.1  # below this brightness it is ink or unscanned, and its saturation means nothing
 _CLOSING_RADIUS = 4  # px: closes fat cells and the lumina of glands
 _SMALLEST_AREA = 40  # px: smaller is dust
-
-
-@dataclass(frozen=True)
-class TissueSearch:
-    """How tissue is found.
-
-    Attributes:
-        threshold: Saturation that tissue exceeds, in [0, 1]; found by Otsu's method if None.
-        keep_artifacts: Whether ink counts as what it looks like.
-    """
-
-    threshold: Optional[float] = None
-    keep_artifacts: bool = False
 
 
 AUTOMATIC = TissueSearch()

@@ -6,8 +6,21 @@ from typing import Optional
 
 from ..embeddings.settings import Precision, check_precision
 from ..flags import Settings, setting
-from .pixel_tissue import TissueSearch
-from .view import MOST_MPP_TOLERANCE
+
+MOST_MPP_TOLERANCE = 0.5  # relative: beyond it cells are of so different a size that no answer means anything
+
+
+@dataclass(frozen=True)
+class TissueSearch:
+    """How tissue is found.
+
+    Attributes:
+        threshold: Saturation that tissue exceeds, in [0, 1]; found by Otsu's method if None.
+        keep_artifacts: Whether ink counts as what it looks like.
+    """
+
+    threshold: Optional[float] = None
+    keep_artifacts: bool = False
 
 
 @dataclass(frozen=True)

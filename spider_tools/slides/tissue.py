@@ -9,8 +9,9 @@ import numpy as np
 
 from .drawings import read_drawing
 from .lattice import Lattice
-from .pixel_tissue import AUTOMATIC, TissueSearch, tissue_of
+from .pixel_tissue import AUTOMATIC, tissue_of
 from .reader import Slide
+from .settings import TissueSearch
 from .slide_error import SlideError
 from .view import SlideView
 

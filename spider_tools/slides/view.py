@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .reader import Slide
+from .settings import MOST_MPP_TOLERANCE
 from .slide_error import SlideError, UnreadableError
 
 RESAMPLING = "Pillow bilinear"  # embeddings of px that were made otherwise differ
@@ -19,7 +20,6 @@ _SMALLEST_LOST_PX = 16  # where a view cannot be read, squares of this side are 
 MOST_UNREADABLE = 0.1  # of a slide; what is damaged more than this is refused
 # 224 * (0.5 / 0.25) may come out a rounding error above a whole number.
 _ROUNDING = 1e-6
-MOST_MPP_TOLERANCE = 0.5  # relative: beyond it cells are of so different a size that no answer means anything
 
 
 def model_scale(slide: Slide, mpp: float, tolerance: float) -> tuple[float, float]:

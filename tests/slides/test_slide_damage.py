@@ -160,7 +160,7 @@ def test_a_slide_with_more_damage_is_refused(whole, drawn, settings, slide_model
 
 
 def test_damage_on_bare_glass_costs_nothing(whole, settings, slide_model, pixels):
-    assert (pixels[:TILE, 3 * TILE : 4 * TILE] == GLASS).all()
+    assert (pixels[:TILE, 3 * TILE : 4 * TILE] >= GLASS).all()
     damage(whole, 3)
     result = map_slide(SlideTask(whole, "s"), slide_model, settings)
     assert result.status == "done"
