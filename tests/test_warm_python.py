@@ -43,9 +43,12 @@ print(json.dumps([
 def run_both(command, **options):
     """The same program in a fresh process and in a fork."""
     env = {**os.environ, "PYTHONPATH": "beside", **options.pop("env", {})}
+    # Shells have what runs in the background ignore Ctrl-C, and programs inherit that; a warm one does not.
+    heeding = signal.signal(signal.SIGINT, signal.SIG_DFL)
     cold = subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env, timeout=60, **options
     )
+    signal.signal(signal.SIGINT, heeding)
     return cold, warm_python.run(command, env=env, **options)
 
 

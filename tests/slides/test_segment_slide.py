@@ -169,7 +169,8 @@ def test_a_real_slide_gets_a_map_on_the_right_grid(tmp_path, real_slide, make_mo
     assert 50 < table.num_rows < 13 * 9
     assert (np.asarray(table["x_level0"]) == 224 * np.asarray(table["column"])).all()
     composition = json.loads((folder / "composition.json").read_text())
-    assert composition["tissue_mm2"] == pytest.approx(table.num_rows * (224 * 0.499e-3) ** 2)
+    assert composition["cells_mm2"] == pytest.approx(table.num_rows * (224 * 0.499e-3) ** 2)
+    assert 0.6 < composition["tissue_mm2"] / composition["cells_mm2"] < 0.9
     features = json.loads((folder / "prediction.geojson").read_text())["features"]
     shapes = [shapely.geometry.shape(f["geometry"]) for f in features if f["properties"]["objectType"] == "annotation"]
     assert sum(shape.area for shape in shapes) == pytest.approx(table.num_rows * 224**2)
