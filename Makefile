@@ -40,8 +40,8 @@ env-int8: .venv-int8/installed
 	.venv-$*/bin/python -m pip install -q --no-compile --no-deps -r $(filter constraints-%,$^)
 	touch $@
 
-# One thread each, as most of a test is not parallel; three workers for two cores, as tests also wait.
-PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Two workers with one thread each: most of a test is not parallel. Three take longer on two cores.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What Transformers 4 has no part in: rooms that do not import it (tests/test_layers.py), slides and retrieval but for
 # whole runs of segment_slide.py, uploads, figures, what is about processes and packages, and scripts that are run once
