@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from safetensors import safe_open
 
+from ..data.grid import center_patch_names
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
 from ..evaluation.asking import AskedModel
 from ..evaluation.calibration import calibration_figures
-from ..evaluation.familiarity import MOST_REGIONS, fit_familiarity
+from ..evaluation.familiarity import fit_familiarity, regions_to_fit_to
 from ..evaluation.limits import learn_limits
 from ..evaluation.run import matching_split
 from ..evaluation.temperature import with_temperature
@@ -103,10 +103,8 @@ def _load(settings: DataSettings) -> RegionData:
 def _learn_familiarity(asked: AskedModel, data: RegionData, seed: int) -> int:
     """Let the model learn what is familiar from the train split's central patches, which are embedded."""
     split = matching_split(data, "train", asked.model.config.class_names)
-    if len(split) > MOST_REGIONS:
-        split = split.select(np.sort(np.random.default_rng(seed).choice(len(split), MOST_REGIONS, replace=False)))
-    center = asked.model.config.center_index
-    names = pa.array([patches[center] for patches in split["patches"]], pa.string())
+    split = split.select(regions_to_fit_to(len(split), seed))
+    names = center_patch_names(split)
     store = asked.store_of(names)
     return fit_familiarity(asked.model, store[store.rows(names)].float().numpy(), np.asarray(split["label"]))
 

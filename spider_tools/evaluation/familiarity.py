@@ -5,7 +5,6 @@ relative or not, on the central embedding, on all of them and on the head's enco
 model, `Familiarity` in certainty_spider.py, found most of what is foreign.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -22,8 +21,6 @@ from ..workers import worker_failures_in_words
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification
-
-logger = logging.getLogger(__name__)
 
 FALSE_ALARM_RATE = 0.05
 MOST_REGIONS = 20_000  # means and one covariance gain nothing by more
@@ -56,6 +53,13 @@ class FamiliarityFit:
         return asdict(self)
 
 
+def regions_to_fit_to(regions: int, seed: int) -> np.ndarray:
+    """Numbers of the regions that a fit looks at, int64, ascending: all, or `MOST_REGIONS` that the seed draws."""
+    if regions <= MOST_REGIONS:
+        return np.arange(regions)
+    return np.sort(np.random.default_rng(seed).choice(regions, MOST_REGIONS, replace=False))
+
+
 @torch.no_grad()
 def central_embeddings(
     accelerator: Accelerator, classifier: nn.Module, regions: Union[EmbeddedRegions, PixelRegions], seed: int = 0
@@ -73,9 +77,7 @@ def central_embeddings(
     """
     classifier.eval()
     plain = accelerator.unwrap_model(classifier)
-    numbers = np.arange(len(regions))
-    if len(numbers) > MOST_REGIONS:
-        numbers = np.sort(np.random.default_rng(seed).choice(numbers, MOST_REGIONS, replace=False))
+    numbers = regions_to_fit_to(len(regions), seed)
     loader = accelerator.prepare(evaluation_loader(regions.centers(numbers), _REGIONS_AT_ONCE, num_workers=0))
     embeddings, labels = [], []
     hidden = not accelerator.is_main_process
