@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from spider_tools.training.settings import TrainingSettings
 
 PATCH_SIZE = 28
+REGIONS, PATCHES = 23, 9  # of the fixture `grid`
 BACKBONE = {
     "hidden_size": 16,
     "num_hidden_layers": 2,

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
-from training_runs import BACKBONE, PATCH_SIZE, run_settings
+from training_runs import BACKBONE, PATCH_SIZE, PATCHES, REGIONS, run_settings
 
+from spider_tools.data.grid import RegionGrid
 from spider_tools.data.settings import DataSettings
 from spider_tools.demo.synthetic import SyntheticSettings, write_dataset
 
@@ -31,3 +33,12 @@ def data_settings(dataset, tmp_path):
 @pytest.fixture
 def settings(tmp_path, backbone_config):
     return run_settings(tmp_path / "run", backbone_config, epochs=2)
+
+
+@pytest.fixture
+def grid():
+    """Regions of four slides as numbers; two patches are missing."""
+    rng = np.random.default_rng(1)
+    rows = rng.integers(0, 40, size=(REGIONS, PATCHES))
+    rows[2, 0] = rows[5, 8] = -1
+    return RegionGrid(rows=rows, labels=rng.integers(0, 3, REGIONS), slides=np.repeat([4, 7, 9, 2], [3, 9, 5, 6]))

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from training_runs import PATCHES, REGIONS
 
-from spider_tools.data.grid import RegionGrid
 from spider_tools.data.loaders import (
     EmbeddedBatchLoader,
     EmbeddedRegions,
@@ -17,16 +17,6 @@ from spider_tools.data.loaders import (
     turn,
 )
 from spider_tools.training.batches import BatchPlan, MicroBatchSampler, class_weights_of
-
-REGIONS, PATCHES = 23, 9
-
-
-@pytest.fixture
-def grid():
-    rng = np.random.default_rng(1)
-    rows = rng.integers(0, 40, size=(REGIONS, PATCHES))
-    rows[2, 0] = rows[5, 8] = -1
-    return RegionGrid(rows=rows, labels=rng.integers(0, 3, REGIONS), slides=np.repeat([4, 7, 9, 2], [3, 9, 5, 6]))
 
 
 def draw(plan, grid, process=0, accumulation=1, epoch=0, first_step=0):

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_runs import assert_equal_weights, weights_of
+from training_runs import PATCHES, REGIONS, assert_equal_weights, weights_of
 
 from spider_tools.data.disturbances import UNDISTURBED, views
 from spider_tools.data.disturbed_patches import disturbed, turned_grid
-from spider_tools.data.grid import RegionGrid, region_grid, rows_among, unique_patch_names
+from spider_tools.data.grid import region_grid, rows_among, unique_patch_names
 from spider_tools.data.loaders import EmbeddedRegions, EmbeddedViews, MicroBatch, PixelRegions
 from spider_tools.flags import as_json
 from spider_tools.training import loop
@@ -19,16 +19,6 @@ from spider_tools.training.progress import Progress
 from spider_tools.training.resuming import check_settings
 from spider_tools.training.run import train
 from spider_tools.training.setup import load_training_data, prepare_accelerator, set_up
-
-REGIONS, PATCHES = 23, 9
-
-
-@pytest.fixture
-def grid():
-    rng = np.random.default_rng(1)
-    rows = rng.integers(0, 40, size=(REGIONS, PATCHES))
-    rows[2, 0] = rows[5, 8] = -1
-    return RegionGrid(rows=rows, labels=rng.integers(0, 3, REGIONS), slides=np.repeat([4, 7, 9, 2], [3, 9, 5, 6]))
 
 
 def draw(plan, grid, process=0, accumulation=1, epoch=0):
