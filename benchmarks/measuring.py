@@ -1,5 +1,6 @@
 """Timing ways of doing the same thing side by side, and the tables that come of it."""
 
+import ctypes
 import gc
 import os
 import platform
@@ -151,6 +152,8 @@ def peak_bytes(way: Way, device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         way()
         return float(torch.cuda.max_memory_allocated(device) - before)
+    # What malloc keeps of memory that was freed would be used again unseen.
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _resident("VmRSS")
     way()

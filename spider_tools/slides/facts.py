@@ -1,8 +1,10 @@
 """What was done with a slide, and what it is good for, in words for the reader of the report."""
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..plain_text import escaped
 from .predictions import SlidePredictions
 from .preparing import PreparedSlide
@@ -17,7 +19,9 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
     um = lattice.stride * view.mpp[0]
     tissue, cells = predictions.tissue_mm2.sum(), len(predictions.positions) * predictions.cell_area_mm2
     given = " (given, not read from the file)" if prepared.mpp_is_given else ""
+    made = datetime.now(timezone.utc)
     return {
+        "Made": f"{made:%Y-%m-%d %H:%M} UTC, by spider_tools {__version__}",
         "Slide": escaped(prepared.task.path.name),
         "Size at level 0": f"{slide.size[0]} x {slide.size[1]} px",
         **_origin(prepared),
@@ -26,6 +30,8 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
         "Read from": f"level {view.level}" + (", resampled" if view.is_resampled else ", as it is"),
         "Model": model_name(settings.model) + (f" at {settings.revision}" if settings.revision else ""),
         **({} if prepared.imported is None else {"Import": prepared.imported["sentence"]}),
+        "Weights": f"backbone sha256 {prepared.request['model']['backbone_sha256']}, head sha256 "
+        f"{prepared.request['head_sha256']}",
         "Backbone in": settings.dtype,
         "Tissue": f"{escaped(mask.origin)}; at least {settings.min_tissue:.0%} of a cell",
         **({"Left out": f"ink of markers, {mask.ink_share:.1%} of the slide"} if mask.ink_share else {}),

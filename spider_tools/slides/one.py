@@ -17,11 +17,14 @@ from .colors import looks_of
 from .composition import composition_csv, make_composition
 from .embedding import Embedded, embed_slide, table_rows
 from .facts import limits, make_facts, unfamiliar_warning, warnings
-from .html_report import make_report
+from .html_report import SlideMap, make_report
 from .model import SlideModel
 from .polygons import write_geojson
 from .predictions import SlidePredictions
 from .preparing import PreparedSlide, embedding_content, prepare
+from .report_map import make_map
+from .report_patches import patch_pictures
+from .report_tiles import make_tiles
 from .results import SlideResult
 from .saved_embeddings import EMBEDDINGS_NAME, EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
@@ -195,7 +198,9 @@ def _writers(
         outputs.TISSUE_NAME: preview,
     }
     told = [*warnings(prepared), *unfamiliar_warning(predictions)]
-    report = make_report(name, composition, facts, limits(predictions), images, told, looks_of(predictions))
+    looks = looks_of(predictions)
+    slide_map = _slide_map(prepared, predictions, composition)
+    report = make_report(name, composition, facts, limits(predictions), images, told, looks, slide_map)
     return {
         "prediction.geojson": lambda path: write_geojson(path, predictions, name, tiles, origin),
         "predictions.parquet": outputs.table_writer(predictions),
@@ -204,3 +209,10 @@ def _writers(
         "report.html": text_writer(report),
         **{file: bytes_writer(content) for file, content in images.items()},
     }
+
+
+def _slide_map(prepared: PreparedSlide, predictions: SlidePredictions, composition: dict[str, Any]) -> SlideMap:
+    cells = predictions.map_of(np.ones(len(predictions.positions), dtype=bool), False)
+    tiles = make_tiles(prepared.slide, prepared.lattice, cells, max(prepared.view.mpp))
+    data = make_map(prepared.slide, predictions, tiles, looks_of(predictions))
+    return SlideMap(data, patch_pictures(prepared.view, predictions), composition)

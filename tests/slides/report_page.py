@@ -13,7 +13,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.texts += [value for _, value in attributes]
+        self.texts += [value or "" for _, value in attributes]
 
     def handle_data(self, data):
-        self.texts.append(data.strip())
+        if self.lasttag not in ("script", "style"):
+            self.texts.append(data.strip())
