@@ -41,7 +41,13 @@ def outputs_left(folder: Path, *requests: Any) -> tuple[str, ...]:
     if not isinstance(request, dict) or _without_outputs(request) not in map(_without_outputs, _as_json(requests)):
         return ()
     left = request.get("outputs", USUAL_OUTPUTS)
-    return tuple(output for output in OUTPUTS if output in left)
+    return tuple(output for output in OUTPUTS if output in left) if isinstance(left, (list, tuple)) else ()
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Names of the files that slide.json tells of, relative to the folder; none if it cannot be read."""
+    listed = _marker(folder).get("outputs")
+    return set(listed) if isinstance(listed, dict) else set()
 
 
 def _whole_marker(folder: Path) -> Optional[dict[str, Any]]:
@@ -49,7 +55,7 @@ def _whole_marker(folder: Path) -> Optional[dict[str, Any]]:
     marker = _marker(folder)
     try:
         sizes = {name: _size(folder, name) for name in marker["outputs"]}
-    except (OSError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return marker if sizes == marker["outputs"] else None
 
@@ -116,8 +122,7 @@ def write_outputs(
 
 def _obsolete(folder: Path, written: Sequence[str]) -> list[str]:
     """Files of outputs that an earlier result left and this one does not write."""
-    listed = _marker(folder).get("outputs")
-    earlier = listed if isinstance(listed, dict) else {}
+    earlier = listed_files(folder)
     # In its own folder all such files are the slide's; in a folder of all slides only those that slide.json tells of.
     return [
         name

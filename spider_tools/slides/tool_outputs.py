@@ -6,6 +6,7 @@ from ..files import Writer
 from .anndata_files import write_h5ad, write_zarr
 from .feature_files import check_not_foreign, write_coords, write_features
 from .output_files import H5AD_NAME, ZARR_NAME, check_class_names, files_of, place_of
+from .outputs import listed_files
 from .patch_features import PatchFeatures
 from .preparing import PreparedSlide
 from .settings import check_packages
@@ -22,7 +23,8 @@ def check_writable(prepared: PreparedSlide) -> None:
     """
     check_packages(prepared.outputs)
     check_class_names(prepared.request["class_names"], prepared.outputs)
-    for name in files_of("h5", prepared.task.name) if "h5" in prepared.outputs else ():
+    shared = files_of("h5", prepared.task.name) if "h5" in prepared.outputs else []
+    for name in set(shared) - listed_files(prepared.folder):
         check_not_foreign(place_of(prepared.folder, name))
 
 

@@ -4,7 +4,6 @@ import json
 import warnings
 from dataclasses import replace
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ from spider_tools.slides.output_files import check_class_names, column_key
 from spider_tools.slides.outputs import predictions_table
 from spider_tools.slides.patch_features import PatchFeatures
 
+anndata = pytest.importorskip("anndata")
 KINDS = {"h5ad": (write_h5ad, anndata.read_h5ad), "zarr": (write_zarr, anndata.read_zarr)}
 SLASHES = ("Fat & <oil>/x", "50% / 50%", "µ 患者 'a' \"b\"", "../.")
 

@@ -2,7 +2,6 @@
 
 import functools
 
-import h5py
 import numpy as np
 import openslide
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from spider_tools.slides.patch_features import PatchFeatures
 from spider_tools.slides.settings import SlideSettings
 from spider_tools.slides.task import SlideTask
 
+h5py = pytest.importorskip("h5py")
 PATCH = 28
 SCANNED_FROM = (64, 96)
 

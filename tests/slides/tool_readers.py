@@ -1,8 +1,10 @@
 """How CLAM and TRIDENT read the files that they take for their own, step by step."""
 
-import h5py
 import numpy as np
+import pytest
 import torch
+
+h5py = pytest.importorskip("h5py")
 
 
 def clam_bag(features_dir, slide_id):
