@@ -35,7 +35,7 @@ def as_anndata(features: PatchFeatures) -> Any:
     same name whatever the stride. In names of columns `%2F` stands for a slash, see `output_files.column_key`.
 
     Returns:
-        An `anndata.AnnData`.
+        An `anndata.AnnData`, which holds all embeddings in memory.
     """
     import anndata
     import pandas as pd

@@ -23,9 +23,8 @@ class PatchFeatures:
         size: `(width, height)` of the slide in level-0 px.
         predictions: What the model says of each patch.
         mpp: `(x, y)`, um per px of a patch.
-        level: Whose px are those of the patches, as they are, with its size `(width, height)` and its downsample
-            `(x, y)`; None if they are resampled.
-        level_size: See there.
+        level: Of the slide, whose px the patches have as they are; None if they are resampled.
+        level_size: `(width, height)` of the level that is read.
         model: As readers of the results may know it.
         table: Float `(any, hidden)`, the saved embeddings.
         rows: int64 `(n,)`, of the patches in the table.
