@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ def write_text(path: Path, text: str) -> None:
         text_writer(text)(unfinished)
 
 
-def write_together(folder: Path, writers: Mapping[str, Writer], sign: str) -> None:
-    """Write several files; none takes its place before all of them are written and on disk.
+def write_together(folder: Path, writers: Mapping[str, Writer], sign: str, obsolete: Sequence[str] = ()) -> None:
+    """Write several files or folders; none takes its place before all of them are written and on disk.
 
     One of them is the sign that the files belong together. It is written after the others and takes its name last.
     While old and new files lie side by side there is no sign, so that a process killed then leaves no mixture that
@@ -54,6 +54,8 @@ def write_together(folder: Path, writers: Mapping[str, Writer], sign: str) -> No
         folder: Made if it is absent.
         writers: By name of the file, what writes it.
         sign: Name of the sign, one of them.
+        obsolete: Names of files and folders that belong to the old ones alone. They are removed before the old sign is,
+            so that a process killed then leaves a sign that still tells of them.
 
     Raises:
         KeyError: No writer has the name of the sign.
@@ -66,6 +68,8 @@ def write_together(folder: Path, writers: Mapping[str, Writer], sign: str) -> No
         for name, write in {**others, sign: writers[sign]}.items():
             write(unfinished[name])
             sync(unfinished[name])  # a disk may say only now that it is full
+        for name in obsolete:
+            remove(folder / name)
         (folder / sign).unlink(missing_ok=True)
 
 
@@ -162,6 +166,17 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of all files of a folder.
+
+    Raises:
+        FileNotFoundError: There is nothing of this name.
+    """
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
 
 
 def sync(path: Path) -> None:

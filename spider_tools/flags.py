@@ -37,8 +37,9 @@ def setting(default: Any = dataclasses.MISSING, *, help: Optional[str] = None, *
 class Settings:
     """Base of dataclasses whose values are checked wherever an object is made.
 
-    Fields may be `str`, `int`, `float`, `bool`, `Path`, a `Literal` of strings or a tuple of strings, each also
-    Optional. A text becomes a number or a path where the field is one, and a list a tuple.
+    Fields may be `str`, `int`, `float`, `bool`, `Path`, a `Literal` of strings, a tuple of strings or of a `Literal`,
+    each also Optional. A text becomes a number or a path where the field is one, and a list a tuple. Of a tuple of a
+    `Literal` at least one is chosen, and each stands in it once, in the order of the choices.
 
     Raises:
         ValueError: A value is of another type, not finite, out of bounds, or none of the choices.
@@ -59,8 +60,9 @@ class Settings:
 def add_flags(parser: Any, settings_class: type, without: Sequence[str] = ()) -> None:
     """Add one flag for every field that was made by `setting`.
 
-    `bool` becomes `--name` and `--no-name`, a tuple is separated by commas. A flag that is not given is absent from the
-    parsed namespace, so that the caller can tell it from its default; none is required here, see `required_flags`.
+    `bool` becomes `--name` and `--no-name`, a tuple is separated by commas, one of choices also by spaces. A flag that
+    is not given is absent from the parsed namespace, so that the caller can tell it from its default; none is required
+    here, see `required_flags`.
 
     Args:
         parser: Gets the flags: an `argparse.ArgumentParser` or a group of one.
@@ -77,6 +79,8 @@ def add_flags(parser: Any, settings_class: type, without: Sequence[str] = ()) ->
             options["action"] = argparse.BooleanOptionalAction
         elif choices:
             options["choices"] = choices
+        elif several_choices_of(hints[field.name]):
+            options |= {"nargs": "+", "metavar": "X"}
         else:
             options |= {"type": _PARSERS.get(kind, kind), "metavar": "X"}
         parser.add_argument(f"--{field.name}", **options)
@@ -105,6 +109,12 @@ def choices_of(hint: Any) -> tuple[str, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
+def several_choices_of(hint: Any) -> tuple[str, ...]:
+    """The strings of a `tuple[Literal[...], ...]`, Optional or not; none for other types."""
+    parts = typing.get_args(_without_none(hint))
+    return choices_of(parts[0]) if parts and _plain_type(hint) is tuple else ()
+
+
 def _own_fields_first(settings_class: type) -> list[dataclasses.Field]:
     """Fields in the order of help and files: what a class shares with others comes after what is its own."""
     own = inspect.get_annotations(settings_class)
@@ -128,6 +138,8 @@ def _fitting(name: str, hint: Any, value: Any) -> Any:
         return value
     if kind is tuple:
         _expect(_are_strings(value), name, "a list of texts", value)
+        if choices := several_choices_of(hint):
+            return _chosen(name, choices, [value] if isinstance(value, str) else value)
         return _comma_separated(value) if isinstance(value, str) else tuple(value)
     if kind is Path:
         _expect(isinstance(value, (str, os.PathLike)), name, "a path", value)
@@ -137,6 +149,13 @@ def _fitting(name: str, hint: Any, value: Any) -> Any:
     if kind in (str, bool):
         _expect(isinstance(value, kind), name, {str: "a text", bool: "true or false"}[kind], value)
     return value
+
+
+def _chosen(name: str, choices: tuple[str, ...], texts: Sequence[str]) -> tuple[str, ...]:
+    words = [word for text in texts for word in _comma_separated(text)]
+    wrong = [word for word in words if word not in choices]
+    _expect(bool(words) and not wrong, name, f"one or more of {', '.join(choices)}", wrong[0] if wrong else list(texts))
+    return tuple(choice for choice in choices if choice in words)
 
 
 def _number(name: str, kind: type, value: Any) -> Any:
@@ -165,7 +184,7 @@ def _expect(holds: bool, name: str, expected: str, value: Any) -> None:
 
 
 def _help_of(field: dataclasses.Field) -> str:
-    default = field.default
+    default: Any = " ".join(field.default) if isinstance(field.default, tuple) else field.default
     shown = {dataclasses.MISSING: " (required)", None: ""}.get(default, f" (default: {default})")
     return (field.metadata["help"] + shown).replace("%", "%%")
 

@@ -117,3 +117,35 @@ def test_a_sign_that_nothing_writes_is_refused_before_anything_is_written(folder
     with pytest.raises(KeyError, match=r"done\.json"):
         write_together(folder, {"a.txt": broken}, sign="done.json")
     assert content_of(folder) == OLD
+
+
+def test_what_belongs_to_the_old_ones_alone_is_removed_while_the_old_sign_still_tells_of_it(folder, monkeypatch):
+    (folder / "deep").mkdir()
+    (folder / "deep" / "x").touch()
+    seen, remove = [], files.remove
+
+    def follow(path):
+        if path.name == "deep":
+            seen.append((folder / "sign.json").read_text())
+        remove(path)
+
+    monkeypatch.setattr(files, "remove", follow)
+    write_together(folder, {"sign.json": text_writer("new s")}, "sign.json", obsolete=["a.txt", "deep", "absent"])
+    assert seen == ["old sign"]
+    assert content_of(folder) == {"b.txt": b"old b", "sign.json": b"new s"}
+
+
+def test_if_a_writer_fails_nothing_obsolete_is_removed(folder):
+    with pytest.raises(OSError, match="No space left"):
+        write_together(folder, new_writers(**{"sign.json": broken}), "sign.json", obsolete=["a.txt"])
+    assert content_of(folder) == OLD
+
+
+def test_the_size_of_a_folder_is_that_of_all_its_files(tmp_path):
+    (tmp_path / "f" / "g").mkdir(parents=True)
+    (tmp_path / "f" / "g" / "a").write_bytes(b"12345")
+    (tmp_path / "f" / "b").write_bytes(b"12")
+    assert files.bytes_of(tmp_path / "f") == 7
+    assert files.bytes_of(tmp_path / "f" / "b") == 2
+    with pytest.raises(FileNotFoundError):
+        files.bytes_of(tmp_path / "absent")

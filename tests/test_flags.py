@@ -23,6 +23,8 @@ class Own(Settings):
     precision: Optional[Literal["no", "half"]] = setting(None, help="how exact")
     fast: bool = setting(False, help="hurry")
     title: str = setting("x", help="name")
+    forms: tuple[Literal["csv", "json", "txt"], ...] = setting(("csv", "txt"), help="several")
+    more: Optional[tuple[Literal["c", "d"], ...]] = setting(None, help="perhaps several")
     hidden: int = 3
 
 
@@ -157,3 +159,34 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
 def test_fields_that_a_script_decides_itself_may_not_stand_in_its_file(tmp_path):
     with pytest.raises(ValueError, match="does not have: rate"):
         settings_file(write(tmp_path / "s.yaml", "rate: 1\n"), [Own], without=["rate"])
+
+
+@pytest.mark.parametrize(
+    ("words", "forms"),
+    [
+        ([], ("csv", "txt")),
+        (["--forms", "json"], ("json",)),
+        (["--forms", "txt", "csv", "txt"], ("csv", "txt")),
+        (["--forms=txt, json"], ("json", "txt")),
+        (["--forms", "txt,csv", "json"], ("csv", "json", "txt")),
+    ],
+)
+def test_several_choices_stand_in_their_order_each_once(parser, words, forms):
+    settings = take(Own, vars(parser.parse_args(["--folder=x", *words])))
+    assert (settings.forms, settings.more) == (forms, None)
+    assert as_json(settings)["forms"] == forms
+
+
+@pytest.mark.parametrize("value", ["pdf", ["csv", "pdf"], [], "", ",", 3, ["csv", 3], None, "CSV"])
+def test_what_is_none_of_several_choices_is_refused(value):
+    with pytest.raises(ValueError, match=r"--forms must be (one or more of csv, json, txt|a list of texts), got"):
+        Own("x", forms=value)
+
+
+def test_several_choices_may_be_a_text_or_a_list_in_files_and_in_python():
+    assert Own("x", forms="txt,csv").forms == Own("x", forms=["txt", "csv"]).forms == ("csv", "txt")
+    assert Own("x", more=("d",)).more == ("d",)
+
+
+def test_help_shows_several_as_words(parser):
+    assert "several (default: csv txt)" in " ".join(parser.format_help().split())

@@ -134,6 +134,8 @@ class ResultFolder:
             sizes = dict(marker["outputs"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / MARKER_NAME} is no marker of a slide: {error!r}. {_AGAIN}") from error
+        if PREDICTIONS_NAME not in sizes and marker["request"].get("outputs"):
+            raise ValueError(f"{folder} was made without {PREDICTIONS_NAME}. {_AGAIN[:-1]} with --outputs parquet.")
         for name in (EMBEDDINGS_NAME, PREDICTIONS_NAME):
             if sizes.get(name) != _size(folder / name):
                 raise ValueError(f"{folder / name} is missing or not as long as slide.json says. {_AGAIN}")

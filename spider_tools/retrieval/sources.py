@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..embeddings.store_index import INDEX_NAME
+from ..slides.output_files import SHARED_FOLDERS
 from ..slides.outputs import MARKER_NAME
 from .patches import Patches
 from .result_folder import ResultFolder
@@ -167,7 +168,7 @@ def _folders_in(path: Path) -> list[Path]:
             f"({INDEX_NAME})."
         )
     for child in folders:
-        if child not in found:
+        if child not in found and child.name not in SHARED_FOLDERS:
             logger.warning("%s is left out: it has no %s, so that it is not finished.", child, MARKER_NAME)
     return found
 

@@ -19,6 +19,8 @@ from .embedding import Embedded, embed_slide, table_rows
 from .facts import limits, make_facts, unfamiliar_warning, warnings
 from .html_report import SlideMap, make_report
 from .model import SlideModel
+from .output_files import GEOJSON_NAME, TABLE_NAME, check_shared_folders
+from .patch_features import PatchFeatures
 from .polygons import write_geojson
 from .predictions import SlidePredictions
 from .preparing import PreparedSlide, embedding_content, prepare
@@ -31,6 +33,7 @@ from .settings import SlideSettings
 from .slide_error import SlideError
 from .task import SlideTask
 from .tissue import TissueMask, find_tissue
+from .tool_outputs import bytes_for, check_writable, writers_for
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +43,41 @@ def map_slide(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Sl
 
     | file | content |
     |---|---|
-    | prediction.geojson | areas of the classes for QuPath, level-0 px from where QuPath begins to count |
-    | predictions.parquet | one row per prediction, with all probabilities |
     | embeddings.safetensors | one row per embedded patch, with its place |
     | overview.png, heatmaps.png, tissue.png | class map, probabilities, tissue that was found |
     | composition.csv, composition.json | area and share of every class, its most certain places |
     | report.html | all of this to read, in one file |
     | slide.json | settings and counts; written last, as the sign that the folder is whole |
 
-    A slide that is done with the same model and settings is skipped. One that was killed goes on where it was. Patches
-    that cannot be read are left out and counted, and tried again by the next run.
+    And of `settings.outputs`:
+
+    | output | file | content |
+    |---|---|---|
+    | geojson | prediction.geojson | areas of the classes for QuPath, level-0 px from where QuPath begins to count |
+    | parquet | predictions.parquet | one row per prediction, with all probabilities |
+    | h5 | ../h5_files/<slide>.h5, ../patches/<slide>.h5 | see `feature_files` |
+    | h5ad, zarr | predictions.h5ad, predictions.zarr | see `anndata_files` |
+
+    A slide that is done with the same model and settings is skipped. What an earlier run with them left of other
+    outputs stays; what one with others left is removed. A run that was killed goes on where it was. Patches that cannot
+    be read are left out and counted, and tried again by the next run.
 
     Raises:
-        SlideError: The slide cannot be used.
+        SlideError: The slide, or its name, cannot be used.
+        ValueError: A package is missing, or a class has a name that cannot be written.
         OSError: The results cannot be written.
         FloatingPointError: The backbone or the head makes NaN.
     """
     started = time.monotonic()
     prepared = prepare(task, model, settings)
+    if "h5" in prepared.outputs:
+        check_shared_folders(settings.output_dir, task.name, outputs.MARKER_NAME)
     with only_run_in(prepared.folder):
+        left = outputs.outputs_left(prepared.folder, prepared.request, prepared.older_request)
+        prepared = prepared.also_writing(left)
         if outputs.is_done(prepared.folder, prepared.request, prepared.older_request):
             return SlideResult(task.name, "skipped")
+        check_writable(prepared)
         return _segment(prepared, model, started)
 
 
@@ -105,7 +122,8 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
         "Patches embedded, context included": int(needed.sum()),
         **({"Damage": damage} if damage else {}),
     }
-    writers = _writers(prepared, thumbnail, predictions, facts, preview)
+    features = PatchFeatures.of(prepared, predictions, table.embeddings, rows[cells])
+    writers = {**_writers(prepared, thumbnail, predictions, facts, preview), **writers_for(prepared.outputs, features)}
     clock.stop("pictures and tables")
     marker = _marker(prepared, facts, embedded, clock.seconds)
     outputs.write_outputs(prepared.folder, writers, marker, others=(EMBEDDINGS_NAME,))
@@ -126,7 +144,8 @@ def _embed(
     )
     corners = prepared.lattice.corners(np.argwhere(needed))
     missing = len(saved.missing(corners))
-    outputs.check_space(folder, len(corners) + missing, model.bytes_per_patch)
+    more = bytes_for(prepared.outputs, int(cells.sum()), model.config.backbone_config.hidden_size)
+    outputs.check_space(folder, len(corners) + missing, model.bytes_per_patch, more)
     logger.info("%s: %d patches to classify, %d to embed", name, cells.sum(), missing)
     embedded = embed_slide(prepared.view, corners, model, saved, prepared.settings)
     if len(embedded.unreadable):
@@ -190,7 +209,7 @@ def _writers(
     facts: dict[str, Any],
     preview: bytes,
 ) -> dict[str, Writer]:
-    name, tiles, origin = prepared.task.name, prepared.settings.tiles, prepared.slide.bounds[:2]
+    name = prepared.task.name
     composition = make_composition(predictions)
     images = {
         "overview.png": outputs.as_png(pictures.draw_overview(thumbnail, predictions, name)),
@@ -202,8 +221,7 @@ def _writers(
     slide_map = _slide_map(prepared, predictions, composition)
     report = make_report(name, composition, facts, limits(predictions), images, told, looks, slide_map)
     return {
-        "prediction.geojson": lambda path: write_geojson(path, predictions, name, tiles, origin),
-        "predictions.parquet": outputs.table_writer(predictions),
+        **_usual_writers(prepared, predictions),
         "composition.csv": text_writer(composition_csv(composition)),
         "composition.json": text_writer(json.dumps(composition, indent=1, ensure_ascii=False) + "\n"),
         "report.html": text_writer(report),
@@ -216,3 +234,12 @@ def _slide_map(prepared: PreparedSlide, predictions: SlidePredictions, compositi
     tiles = make_tiles(prepared.slide, prepared.lattice, cells, max(prepared.view.mpp))
     data = make_map(prepared.slide, predictions, tiles, looks_of(predictions))
     return SlideMap(data, patch_pictures(prepared.view, predictions), composition)
+
+
+def _usual_writers(prepared: PreparedSlide, predictions: SlidePredictions) -> dict[str, Writer]:
+    name, tiles, origin = prepared.task.name, prepared.settings.tiles, prepared.slide.bounds[:2]
+    writers: dict[str, tuple[str, Writer]] = {
+        "geojson": (GEOJSON_NAME, lambda path: write_geojson(path, predictions, name, tiles, origin)),
+        "parquet": (TABLE_NAME, outputs.table_writer(predictions)),
+    }
+    return dict(writers[output] for output in writers if output in prepared.outputs)

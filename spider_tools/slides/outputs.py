@@ -4,9 +4,9 @@ import errno
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..files import Writer, text_writer, write_together
+from ..files import Writer, bytes_of, text_writer, write_together
 from ..probabilities import class_column, familiarity_columns, probability_columns
+from .output_files import ZARR_NAME, every_file, place_of
 from .predictions import SlidePredictions
+from .settings import OUTPUTS, USUAL_OUTPUTS
 
 MARKER_NAME = "slide.json"
 TISSUE_NAME = "tissue.png"
@@ -25,13 +27,60 @@ _RESERVE_BYTES = 64 << 20  # for pictures, tables and polygons
 
 def is_done(folder: Path, *requests: Any) -> bool:
     """Whether a folder holds the whole result of one of these requests, with no patch left out for damage."""
+    marker = _whole_marker(folder)
+    return marker is not None and marker.get("request") in _as_json(requests) and not marker.get("unreadable_patches")
+
+
+def outputs_left(folder: Path, *requests: Any) -> tuple[str, ...]:
+    """The outputs that an earlier run left of one of these requests, whatever outputs they name; none if not all whole.
+
+    Asking for another output takes none of these away.
+    """
+    marker = _whole_marker(folder)
+    request = None if marker is None else marker.get("request")
+    if not isinstance(request, dict) or _without_outputs(request) not in map(_without_outputs, _as_json(requests)):
+        return ()
+    left = request.get("outputs", USUAL_OUTPUTS)
+    return tuple(output for output in OUTPUTS if output in left) if isinstance(left, (list, tuple)) else ()
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Names of the files that slide.json tells of, relative to the folder; none if it cannot be read."""
+    listed = _marker(folder).get("outputs")
+    return set(listed) if isinstance(listed, dict) else set()
+
+
+def _whole_marker(folder: Path) -> Optional[dict[str, Any]]:
+    """The content of slide.json, if all files that it tells of are there, as long as it says."""
+    marker = _marker(folder)
+    try:
+        sizes = {name: _size(folder, name) for name in marker["outputs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return marker if sizes == marker["outputs"] else None
+
+
+def _size(folder: Path, name: str) -> int:
+    # slide.json may come from anywhere: no other folder is walked through.
+    path = place_of(folder, name)
+    return bytes_of(path) if name == ZARR_NAME else path.stat().st_size
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    """The content of slide.json, empty if there is none that can be read."""
     try:
         marker = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in marker["outputs"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return False
-    wanted = [json.loads(json.dumps(request)) for request in requests]
-    return marker["request"] in wanted and sizes == marker["outputs"] and not marker.get("unreadable_patches")
+    except (FileNotFoundError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
+def _as_json(requests: Sequence[Any]) -> list[Any]:
+    return [json.loads(json.dumps(request)) for request in requests]
+
+
+def _without_outputs(request: Any) -> Any:
+    return {key: request[key] for key in request if key != "outputs"} if isinstance(request, dict) else request
 
 
 def write_outputs(
@@ -39,9 +88,11 @@ def write_outputs(
 ) -> None:
     """Write all files of a slide; none takes its place before all of them are written, and slide.json is the last.
 
+    What an earlier result holds of outputs that this one has not is removed.
+
     Args:
         folder: Of the slide.
-        writers: By name of the file, what writes it to the path that it is given.
+        writers: By name of the file relative to the folder, what writes it to the path that it is given.
         marker: The content of slide.json, which also gets the sizes of all files.
         others: Names of files that are there already and belong to the result.
 
@@ -53,29 +104,46 @@ def write_outputs(
     def measured(name: str, write: Writer) -> Writer:
         def write_and_measure(path: Path) -> None:
             write(path)
-            sizes[name] = path.stat().st_size
+            sizes[name] = bytes_of(path)
 
         return write_and_measure
 
     def write_marker(path: Path) -> None:  # after all others, whose sizes it holds
         text_writer(json.dumps({**marker, "outputs": sizes}, indent=1, ensure_ascii=False) + "\n")(path)
 
-    all_writers = {name: measured(name, write) for name, write in writers.items()}
-    write_together(folder, {**all_writers, MARKER_NAME: write_marker}, sign=MARKER_NAME)
+    def place(name: str) -> str:  # beside the folder of the slide may be others, with files of all slides
+        return str(place_of(folder, name).relative_to(folder.parent))
+
+    all_writers = {place(name): measured(name, write) for name, write in writers.items()}
+    obsolete = [place(name) for name in _obsolete(folder, [*writers, *others])]
+    sign = place(MARKER_NAME)
+    write_together(folder.parent, {**all_writers, sign: write_marker}, sign, obsolete)
 
 
-def check_space(folder: Path, patches: int, bytes_per_patch: int) -> None:
+def _obsolete(folder: Path, written: Sequence[str]) -> list[str]:
+    """Files of outputs that an earlier result left and this one does not write."""
+    earlier = listed_files(folder)
+    # In its own folder all such files are the slide's; in a folder of all slides only those that slide.json tells of.
+    return [
+        name
+        for name in every_file(folder.name)
+        if name not in written and (name in earlier if name.startswith("..") else (folder / name).exists())
+    ]
+
+
+def check_space(folder: Path, patches: int, bytes_per_patch: int, more_bytes: int = 0) -> None:
     """Refuse to start what the disk has no room for.
 
     Args:
         folder: Of the slide.
         patches: Rows of embeddings that will be written, as parts and as one file of all parts.
         bytes_per_patch: Size of one embedding.
+        more_bytes: What else will hold embeddings.
 
     Raises:
         OSError: Less is free than that takes.
     """
-    needed = patches * (bytes_per_patch + 24) + _RESERVE_BYTES
+    needed = patches * (bytes_per_patch + 24) + more_bytes + _RESERVE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,7 +15,7 @@ from .lattice import Lattice
 from .model import SlideModel
 from .probe import check_survives
 from .reader import Slide, open_slide
-from .settings import SlideSettings
+from .settings import OUTPUTS, USUAL_OUTPUTS, SlideSettings
 from .task import SlideTask
 from .view import RESAMPLING, SlideView, model_scale
 
@@ -36,6 +36,7 @@ class PreparedSlide:
         request: What decides the result, in the form of JSON.
         drawing: Of its tissue, if there is one.
         imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
+        outputs: What is to be written, see `SlideSettings.outputs`.
     """
 
     task: SlideTask
@@ -46,6 +47,15 @@ class PreparedSlide:
     request: dict[str, Any]
     drawing: Optional[Path]
     imported: Optional[Mapping[str, Any]] = None
+    outputs: tuple[str, ...] = USUAL_OUTPUTS
+
+    def also_writing(self, outputs: Sequence[str]) -> "PreparedSlide":
+        """The same with more outputs."""
+        wanted = tuple(output for output in OUTPUTS if output in (*self.outputs, *outputs))
+        request = {key: value for key, value in self.request.items() if key != "outputs"}
+        # Only where they matter, so that what earlier versions wrote stays.
+        named = {} if wanted == USUAL_OUTPUTS else {"outputs": list(wanted)}
+        return replace(self, outputs=wanted, request={**request, **named})
 
     @property
     def older_request(self) -> Optional[dict[str, Any]]:
@@ -101,7 +111,8 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
         **({} if model.imported is None else {"import_is_verified": model.imported["verified"]}),
     }
     request = json.loads(json.dumps(request))
-    return PreparedSlide(task, settings, slide, view, lattice, request, drawing, model.imported)
+    prepared = PreparedSlide(task, settings, slide, view, lattice, request, drawing, model.imported, outputs=())
+    return prepared.also_writing(settings.outputs)
 
 
 def embedding_content(request: dict[str, Any], prepared: PreparedSlide, model: SlideModel) -> dict[str, Any]:

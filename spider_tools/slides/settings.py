@@ -1,13 +1,36 @@
 """What to do with slides, as the flags of segment_slide.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional, get_args
 
 from ..embeddings.settings import Precision, check_precision
 from ..flags import Settings, setting
 
 MOST_MPP_TOLERANCE = 0.5  # relative: beyond it cells are of so different a size that no answer means anything
+
+Output = Literal["geojson", "parquet", "h5", "h5ad", "zarr"]
+OUTPUTS: tuple[str, ...] = get_args(Output)
+USUAL_OUTPUTS: tuple[Output, ...] = ("geojson", "parquet")
+# What each needs that the package itself does not.
+_PACKAGES = {"h5": ("h5py",), "h5ad": ("anndata",), "zarr": ("anndata", "zarr")}
+
+
+def check_packages(outputs: Sequence[str]) -> None:
+    """Refuse outputs whose packages are not installed.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for output in outputs:
+        absent = [package for package in _PACKAGES.get(output, ()) if find_spec(package) is None]
+        if absent:
+            raise ValueError(
+                f"--outputs {output} needs the package {absent[0]}, which is not installed: "
+                f'pip install "spider-pathology[outputs]", or pip install {" ".join(absent)}.'
+            )
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,11 @@ class SlideSettings(Settings):
         False, help="map what the model finds unfamiliar as a class of its own, not as the class that it guesses"
     )
     tiles: bool = setting(False, help="also write one square per prediction into prediction.geojson")
+    outputs: tuple[Output, ...] = setting(
+        USUAL_OUTPUTS,
+        help="what is written beside report, pictures and composition: geojson for QuPath, parquet for tables, h5 for "
+        "CLAM and TRIDENT, h5ad and zarr for AnnData",
+    )
     dtype: Precision = setting("float32", help="of the backbone; int8 on a CPU, with torchao installed")
     compile: bool = setting(False, help="compile the backbone first: a minute for Hibou-L, then it is faster")
     batch_size: int = setting(64, at_least=1, help="patches at once through the backbone")
@@ -66,6 +94,7 @@ class SlideSettings(Settings):
         """Refuse what cannot be used here."""
         super().__post_init__()
         check_precision(self.dtype)
+        check_packages(self.outputs)
 
     @property
     def tissue_search(self) -> TissueSearch:

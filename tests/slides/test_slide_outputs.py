@@ -1,7 +1,9 @@
 """What a slide leaves: the table of predictions, the composition, and a folder that is whole or says that it is not."""
 
+import contextlib
 import csv
 import io
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from slide_predictions import CLASS_NAMES, CLASSES
 
+from spider_tools import files
 from spider_tools.files import text_writer
 from spider_tools.slides import outputs
 from spider_tools.slides.composition import composition_csv, make_composition
@@ -102,3 +105,116 @@ def test_what_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
     outputs.check_space(tmp_path, 2000, 4096)
     with pytest.raises(OSError, match=r"20,000 rows of embeddings need 0\.1 GB, 0\.1 GB are free"):
         outputs.check_space(tmp_path, 20_000, 4096)
+
+
+OLD = {"prediction.geojson": "old", "predictions.zarr": "old", "../h5_files/{}.h5": "old", "overview.png": "old"}
+NEW = {"predictions.zarr": "new", "predictions.h5ad": "new", "../patches/{}.h5": "new", "overview.png": "new"}
+
+
+def writers_of(contents, slide):
+    def folder_writer(text):
+        def write(path):
+            (path / "X").mkdir(parents=True)
+            for name in ("X/0", "X/1", ".zgroup"):
+                (path / name).write_text(text)
+
+        return write
+
+    return {
+        name.format(slide): folder_writer(text) if name.endswith(".zarr") else text_writer(text)
+        for name, text in contents.items()
+    }
+
+
+def content_of(output_dir):
+    files = [path for path in output_dir.rglob("*") if path.is_file() and path.name != "slide.json"]
+    return {str(path.relative_to(output_dir)): path.read_text() for path in files}
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch, step):
+    """From this step on nothing changes any file, as after SIGKILL, which no `finally` outlives; True once it came."""
+    steps = []
+
+    def alive(act):
+        def act_or_die(*arguments):
+            steps.append(arguments)
+            if len(steps) == step:
+                raise Killed
+            if len(steps) < step:
+                act(*arguments)
+
+        return act_or_die
+
+    monkeypatch.setattr(files.os, "replace", alive(os.replace))
+    monkeypatch.setattr(files, "remove", alive(files.remove))
+    return steps
+
+
+def test_killed_at_any_step_a_slide_is_whole_as_it_was_or_made_anew(tmp_path):
+    """A folder of zarr, files beside the slide's folder, and what the new result has not, all at once."""
+    expected = {"s/overview.png": "new", "s/predictions.h5ad": "new", "patches/s.h5": "new"}
+    expected |= {f"s/predictions.zarr/{name}": "new" for name in ("X/0", "X/1", ".zgroup")}
+    seen = set()
+    for step in range(1, 100):
+        output_dir = tmp_path / str(step)
+        folder = output_dir / "s"
+        folder.mkdir(parents=True)
+        outputs.write_outputs(folder, writers_of(OLD, "s"), {"request": "old"})
+        old = content_of(output_dir)
+        assert outputs.is_done(folder, "old")
+        with pytest.MonkeyPatch.context() as patch:
+            steps = kill_at(patch, step)
+            with contextlib.suppress(Killed):
+                outputs.write_outputs(folder, writers_of(NEW, "s"), {"request": "new"})
+        left = {name: text for name, text in content_of(output_dir).items() if "unfinished" not in name}
+        state = (outputs.is_done(folder, "old"), outputs.is_done(folder, "new"))
+        assert state != (True, True)
+        assert left == old if state[0] else left == expected if state[1] else True
+        seen.add(state)
+        outputs.write_outputs(folder, writers_of(NEW, "s"), {"request": "new"})
+        assert content_of(output_dir) == expected
+        assert outputs.is_done(folder, "new")
+        if len(steps) < step:
+            break
+    assert step > 10
+    assert seen == {(True, False), (False, False), (False, True)}
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        "[]",
+        "null",
+        '{"outputs": 3}',
+        '{"outputs": null, "request": 1}',
+        '{"outputs": {"/": 1, "../../../x": 1}, "request": 1}',
+        '{"outputs": {"../other/slide.json": 1, "../../x": 1, "precious": 1}, "request": {"outputs": [[]]}}',
+        '{"outputs": {}, "request": {"a": 1, "outputs": 7}}',
+        '{"outputs": {"a\\u0000": 1}, "request": 1}',
+    ],
+)
+def test_a_slide_json_of_anything_is_no_result_and_has_nothing_removed(tmp_path, marker):
+    folder = tmp_path / "R" / "s"
+    folder.mkdir(parents=True)
+    (folder / "slide.json").write_text(marker)
+    for precious in (tmp_path / "x", folder / "precious"):
+        precious.write_text("kept")
+    assert not outputs.is_done(folder, 1, {"a": 1})
+    assert outputs.outputs_left(folder, 1, {"a": 1}) == ()
+    outputs.write_outputs(folder, {"a.txt": text_writer("a")}, {"request": 1})
+    assert (tmp_path / "x").read_text() == (folder / "precious").read_text() == "kept"
+
+
+def test_what_is_left_of_the_same_request_is_told_by_name(tmp_path):
+    request = {"stride": 224}
+    for named, left in [({}, ("geojson", "parquet")), ({"outputs": ["h5ad", "x", "geojson"]}, ("geojson", "h5ad"))]:
+        outputs.write_outputs(tmp_path, {"a.txt": text_writer("a")}, {"request": {**request, **named}})
+        assert outputs.outputs_left(tmp_path, {"stride": 112}, None) == ()
+        for asked in (request, {**request, "outputs": ["zarr"]}):
+            assert outputs.outputs_left(tmp_path, {"stride": 112}, asked) == left
+    (tmp_path / "a.txt").write_text("cut short?")
+    assert outputs.outputs_left(tmp_path, request) == ()
