@@ -28,7 +28,7 @@ ROOT = remote_code.REPOSITORY_ROOT
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    demo.run_demo(folder, SyntheticSettings(patch_size=112, test_slides=6))  # a quarter of the px that a user gets
+    demo.run_demo(folder, SyntheticSettings(patch_size=56, test_slides=6))  # a sixteenth of the px that a user gets
     return folder
 
 
@@ -53,14 +53,14 @@ def test_the_demo_leaves_a_picture_and_a_model_that_loads(demo_folder):
     assert (demo_folder / "prediction.png").read_bytes().startswith(b"\x89PNG")
     model, processor = demo.load(str(demo_folder / "model"))
     assert model.config.training["settings"]["train_backbone"] == "full"
-    assert processor.image_processor.region_size == 560
+    assert processor.image_processor.region_size == 280
 
 
 @pytest.mark.slow
 def test_a_region_of_the_real_slide_gets_one_name(demo_folder, shared_folder):
     openslide = pytest.importorskip("openslide")
     slide = openslide.OpenSlide(shared_folder("slides") / "CMU-1-Small-Region.svs")
-    region = slide.read_region((400, 700), 0, (560, 560))
+    region = slide.read_region((400, 700), 0, (1120, 1120)).resize((280, 280))
     model = AutoModel.from_pretrained(demo_folder / "model", trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(demo_folder / "model", trust_remote_code=True)
     (name,) = model(**processor(images=region, return_tensors="pt")).predicted_class_names
@@ -71,8 +71,8 @@ def test_a_region_of_the_real_slide_gets_one_name(demo_folder, shared_folder):
 def test_real_tissue_is_unfamiliar_to_a_model_that_has_seen_drawings(demo_folder, shared_folder):
     openslide = pytest.importorskip("openslide")
     slide = openslide.OpenSlide(shared_folder("slides") / "CMU-1-Small-Region.svs")
-    corners = [(x, y) for x in (300, 700, 1100) for y in (500, 1100, 1700, 2200)]
-    regions = [slide.read_region(corner, 0, (560, 560)).convert("RGB") for corner in corners]
+    corners = [(x, y) for x in (300, 700, 1100) for y in (500, 900, 1300, 1800)]
+    regions = [slide.read_region(corner, 0, (1120, 1120)).convert("RGB").resize((280, 280)) for corner in corners]
     model, processor = demo.load(str(demo_folder / "model"))
     with torch.no_grad():
         strange = model(**processor(images=regions, return_tensors="pt"))

@@ -8,14 +8,13 @@ import contextlib
 import copy
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import launched
 import pyarrow as pa
 import pytest
 import torch
@@ -160,15 +159,8 @@ def test_of_two_runs_at_once_the_second_waits_and_reads_nothing(embed, model_fol
 @pytest.mark.slow
 def test_two_launched_processes_share_the_shards_and_give_the_same_digits(embed, model_folder):
     source, settings = embed.source, embed.settings
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # With --cpu the launcher starts one process only, whatever --num_processes says.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
-    command = [sys.executable, *launch, *_program(model_folder, settings.folder / "two", source.log, 0.05)]
-    environment = _environment(ACCELERATE_USE_CPU="true")
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    program = [sys.executable, *_program(model_folder, settings.folder / "two", source.log, 0.05)]
+    result = launched.run(program, env=_environment(), cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "patch/s" in result.stderr
     ranks = Counter(line.split()[1] for line in source.log.read_text().splitlines())

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import launched
 import numpy as np
 import pytest
 import torch
@@ -152,14 +152,11 @@ def test_two_processes_gather_what_one_would_see(checkout, tmp_path):
     probabilities, labels, _ = random_regions(8, regions=37)
     probabilities = torch.from_numpy(probabilities).float()
     torch.save({"probabilities": probabilities, "labels": torch.from_numpy(labels)}, tmp_path / "data.pt")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # With --cpu accelerate starts a single process, whatever their number; the script chooses the CPU itself.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--num_processes=2"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
-    arguments = ["evaluate.py", str(tmp_path / "data.pt"), str(tmp_path)]
-    run([sys.executable, *launch, *arguments], checkout(GATHERS))
+    folder = checkout(GATHERS)
+    script = [sys.executable, str(folder / "evaluate.py"), str(tmp_path / "data.pt"), str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = launched.run(script, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
     expected = loop_figures(probabilities.double().numpy(), labels)
     for process in (0, 1):
         num_processes, regions, figures = json.loads((tmp_path / f"{process}.json").read_text())

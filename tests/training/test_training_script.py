@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import ctrl_c
+import launched
 import pytest
 import torch
 import warm_python
@@ -21,12 +22,16 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 ROOT = remote_code.REPOSITORY_ROOT
 
 
-def command(settings, data_settings, *words, processes=None):
-    launcher = [sys.executable]
-    if processes is not None:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}"]
-        launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    return [*launcher, str(ROOT / "train.py"), *flags(settings, data_settings), *words]
+def command(settings, data_settings, *words):
+    return [sys.executable, str(ROOT / "train.py"), *flags(settings, data_settings), *words]
+
+
+def run_by_launcher(command, **options):
+    """As users do, with two processes."""
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    launcher += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    python, *script = command
+    return subprocess.run([python, *launcher, *script], capture_output=True, text=True, timeout=300, **options)
 
 
 def flags(settings, data_settings):
@@ -58,20 +63,14 @@ def run_here(settings, data_settings, *words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train_backbone", ["frozen", "full"])
-def test_two_processes_give_the_weights_of_one(settings, data_settings, train_backbone):
+@pytest.mark.parametrize(("train_backbone", "launcher"), [("frozen", True), ("full", False)])
+def test_two_processes_give_the_weights_of_one(settings, data_settings, train_backbone, launcher):
     words = [f"--{name}=0" for name in NO_DROPOUT]
     settings = replace(settings, train_backbone=train_backbone, batch_size=13)
     run_here(settings, data_settings, *words)
     other = replace(settings, output_dir=settings.output_dir / "2")
-    done = subprocess.run(
-        command(other, data_settings, *words, processes=2),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
-    )
+    run_two = run_by_launcher if launcher else launched.run
+    done = run_two(command(other, data_settings, *words), env=environment(), cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_equal_weights(weights_of(settings.output_dir), weights_of(other.output_dir), rtol=1e-3, atol=2e-5)
     for one, two in zip(history_of(settings.output_dir), history_of(other.output_dir)):
@@ -141,13 +140,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(settings, data_settings):
 def test_processes_that_do_not_see_each_other_are_refused(settings, data_settings):
     if torch.cuda.is_available():
         pytest.skip("on a machine with a GPU they do see each other")
-    done = subprocess.run(
-        command(settings, data_settings, processes=2),
-        env=environment() | {"ACCELERATE_USE_CPU": "false"},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    done = launched.run(command(settings, data_settings), env=environment(), cwd=ROOT, use_cpu=False)
     assert done.returncode != 0
     assert "2 processes were launched, but they do not see each other" in done.stderr
     assert not settings.run_folder.exists()
