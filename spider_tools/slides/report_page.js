@@ -107,6 +107,13 @@ function listen(cells, view) {
   };
   opacity.addEventListener("input", readOpacity);
 
+  const hatch = byId("hatch");
+  const readHatch = () => {
+    view.hatches = hatch !== null && hatch.checked;
+    view.draw();
+  };
+  if (hatch !== null) hatch.addEventListener("change", readHatch);
+
   const choose = (name, then) => {
     for (const choice of document.querySelectorAll(`input[name=${name}]`)) {
       choice.addEventListener("change", () => then(choice.value));
@@ -125,6 +132,7 @@ function listen(cells, view) {
   readBoxes();
   readThreshold();
   readOpacity();
+  readHatch();
   recount();
 }
 

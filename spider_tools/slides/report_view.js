@@ -10,6 +10,7 @@ class View {
     this.cells = cells;
     this.opacity = 0.5;
     this.mode = "filled";
+    this.hatches = true; // what is unfamiliar
     this.pictures = new Map();
     this.center = [0, 0];
     this.scale = 1; // px of the page per um
@@ -179,6 +180,7 @@ class View {
         context.stroke(path);
       }
     }
+    if (isHeat || !this.hatches) return;
     const hatch = context.createPattern(hatching(), "repeat");
     hatch.setTransform(new DOMMatrix().scale(1 / this.scale));
     context.fillStyle = hatch;
@@ -247,7 +249,7 @@ class View {
 
 /* Black lines on white ones, which are seen on any colour. */
 function hatching() {
-  const side = 10;
+  const side = 14;
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");

@@ -21,7 +21,11 @@ from spider_tools import remote_code
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 ROOT = remote_code.REPOSITORY_ROOT
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def environment():
+    """That of now: libraries that other tests import change it."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def command(model, slides, output_dir, **flags):
@@ -83,7 +87,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, model_folder):
     run = warm_python.start(
         command(model_folder, [slide], tmp_path / "killed", **flags),
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=environment(),
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
@@ -116,7 +120,7 @@ def test_two_processes_share_the_slides(tmp_path, model_folder):
         write_pyramid(tmp_path / "slides" / f"{name}.tif", draw_slide(260, 200, seed=number), 0.5)
     (tmp_path / "slides" / "broken.svs").write_bytes(b"no slide")
     script = command(model_folder, [tmp_path / "slides"], tmp_path / "R")
-    runs = launched.start(script, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    runs = launched.start(script, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     processes, deadline = 0, time.monotonic() + 300
     while any(run.poll() is None for run in runs) and time.monotonic() < deadline:
         processes = max(processes, len(list((tmp_path / "R").glob(".run-*/process-*"))))
