@@ -28,7 +28,7 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
         **({} if prepared.imported is None else {"Import": prepared.imported["sentence"]}),
         "Backbone in": settings.dtype,
         "Tissue": f"{escaped(mask.origin)}; at least {settings.min_tissue:.0%} of a cell",
-        **({"Left out": f"ink of markers, {mask.ink_share:.1%} of the slide"} if mask.ink_share else {}),
+        "Left out": mask.left_out_in_words,
         **({"Warning": " ".join(mask.warnings)} if mask.warnings else {}),
         "Patch": f"{lattice.patch_size} px, with {lattice.context_size} x {lattice.context_size} patches of context",
         "Distance of predictions": f"{lattice.stride} px, {um:.1f} um",
