@@ -14,6 +14,7 @@ from .reader import Slide
 
 OF_SLIDE, OF_TISSUE = ("pen", "bubbles"), ("blurred", "folds")  # what the share of each kind is one of
 _MUCH = 0.2
+_MPP = 8.0  # at which folds and bubbles are looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +78,13 @@ def find_left_out(slide: Slide, pixels: np.ndarray, tissue: np.ndarray, scale: t
         scale: `(x, y)`, level-0 px per px of `tissue`.
     """
     white = on_white_glass(pixels, glass_of(pixels))
-    bubbles = bubbles_of(white)
+    # Small patches make finer masks, in which a nucleus would be as large as a fold.
+    finer = max(1, round(_MPP / max(um * factor for um, factor in zip(slide.mpp, scale))))
+    coarse = _reduced(white, finer)
+    bubbles = _enlarged(bubbles_of(coarse), finer, tissue.shape)
     pen = ink_of(pixels) & ~bubbles
     tissue = tissue & ~bubbles & ~pen
-    folds = folds_of(white, tissue)
+    folds = _enlarged(folds_of(coarse, _reduced(tissue, finer) >= 0.5), finer, tissue.shape) & tissue
     blurred = blurred_of(slide, tissue, scale)
     places: dict[str, Any] = {"pen": pen, "bubbles": bubbles}
     if blurred is not None:
@@ -88,6 +92,20 @@ def find_left_out(slide: Slide, pixels: np.ndarray, tissue: np.ndarray, scale: t
     places["folds"] = folds
     area = {kind: pen.size if kind in OF_SLIDE else max(int(tissue.sum()), 1) for kind in places}
     return LeftOut(places, {kind: float(place.sum() / area[kind]) for kind, place in places.items()})
+
+
+def _reduced(values: np.ndarray, factor: int) -> np.ndarray:
+    """Means of squares of px; what is missing of the last ones repeats the edge."""
+    if factor == 1:
+        return values
+    height, width = (-(-side // factor) for side in values.shape[:2])
+    missing = [(0, height * factor - values.shape[0]), (0, width * factor - values.shape[1])]
+    padded = np.pad(values, missing + [(0, 0)] * (values.ndim - 2), mode="edge")
+    return padded.reshape(height, factor, width, factor, *values.shape[2:]).mean(axis=(1, 3))
+
+
+def _enlarged(mask: np.ndarray, factor: int, shape: tuple[int, ...]) -> np.ndarray:
+    return mask.repeat(factor, axis=0).repeat(factor, axis=1)[: shape[0], : shape[1]]
 
 
 def percent(share: float) -> str:
