@@ -190,7 +190,7 @@ def _touching(blurred: np.ndarray, judged: int) -> np.ndarray:
 
 
 def _like_neighbours(blurred: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Where more than half of the neighbours that are known, at least two, are blurred."""
+    """Where more than half of the neighbours that are known are blurred."""
     around = np.ones((3, 3))
     counts = ndimage.convolve(blurred.astype(np.int64), around, mode="constant")
-    return (counts >= 2) & (2 * counts > ndimage.convolve(known.astype(np.int64), around, mode="constant"))
+    return 2 * counts > ndimage.convolve(known.astype(np.int64), around, mode="constant")

@@ -51,15 +51,15 @@ def with_bubble(pixels, center=(150, 120), radius=30, rim=3, washed=0.5):
 
 
 def fine_tissue(height, width, mpp, blur_um=0.0, strength=1.0, seed=0):
-    """uint8 `(height, width, 3)`, tissue without glass whose detail is as strong at every size, blurred by a Gaussian.
+    """uint8 `(height, width, 3)`, tissue without glass whose detail is as strong at every size, to 50 um; blurred.
 
     Its spectrum falls with the frequency, as that of tissue does; the blur is made in the spectrum.
     """
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height, mpp)[:, None], np.fft.rfftfreq(width, mpp))  # per um
-    frequency[0, 0] = np.inf
     seen = np.exp(-2 * (np.pi * blur_um * frequency) ** 2)
-    noise = np.fft.rfft2(rng.normal(size=(height, width))) / frequency
+    noise = np.fft.rfft2(rng.normal(size=(height, width))) / np.maximum(frequency, 1e-9)
+    noise[frequency < 1 / 50] = 0
     detail = np.fft.irfft2(noise * seen, s=(height, width)) / np.fft.irfft2(noise, s=(height, width)).std()
-    color = 255 - strength * (np.array([40, 100, 60]) + 25 * detail[..., None] + rng.normal(0, 1, (height, width, 1)))
+    color = 255 - strength * (np.array([40, 100, 60]) + 45 * detail[..., None] + rng.normal(0, 1, (height, width, 1)))
     return np.clip(np.rint(color), 0, 255).astype(np.uint8)
