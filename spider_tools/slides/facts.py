@@ -87,6 +87,8 @@ def limits(predictions: SlidePredictions) -> list[str]:
         "resolved. A finer stride moves the patch, it does not make it smaller.",
         "Areas are those of the tissue in the cells of the map, found at 8 um/px; prediction.geojson outlines whole "
         "cells. The edge of a class is exact to one cell.",
+        "Pen, bubbles, folds and blur are found by simple measures that rather miss some than take tissue for them: "
+        "look at tissue.png.",
         "Less than one patch at the right and lower edge of the slide is left out. Context beyond the slide's edge, "
         "also where a patch lies only partly beyond it, is masked.",
         "Percentages are of the tissue that was classified, not of the slide; what the tissue mask misses is in none.",
