@@ -10,7 +10,7 @@ from scipy import ndimage
 from .reader import Slide
 from .slide_error import UnreadableError
 
-# At 2 um/px a blur of 2 um (standard deviation) shows and a sharp scan of any kind does not look blurred; and most
+# At 2 um/px a blur of 2 um (standard deviation) shows and the sharp scans that were tried do not look blurred; and most
 # slides hold a level that is not much finer, a sixteenth of their px.
 _MPP, _MPP_TOLERANCE = 2.0, 0.06
 _WINDOW, _SMALLEST_WINDOW = 64, 24  # px at 2 um/px
