@@ -19,7 +19,7 @@ from .view import SlideView
 
 logger = logging.getLogger(__name__)
 
-_GEOJSON_SUFFIXES = (".geojson", ".json")
+GEOJSON_SUFFIXES = (".geojson", ".json")
 _IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 _PHOTOMETRIC, _COMPRESSION = 262, 259  # tags of a TIFF
 _WHITE_IS_ZERO = 0
@@ -37,7 +37,7 @@ def drawing_for(mask: Optional[Path], slide_name: str) -> Optional[Path]:
         return mask
     if not mask.is_dir():
         raise SlideError(f"--mask {mask} is neither a file nor a folder.")
-    suffixes = (*_GEOJSON_SUFFIXES, *_IMAGE_SUFFIXES)
+    suffixes = (*GEOJSON_SUFFIXES, *_IMAGE_SUFFIXES)
     found = [path for suffix in suffixes if (path := mask / f"{slide_name}{suffix}").is_file()]
     if len(found) != 1:
         raise SlideError(
@@ -47,13 +47,14 @@ def drawing_for(mask: Optional[Path], slide_name: str) -> Optional[Path]:
     return found[0]
 
 
-def read_drawing(path: Path, view: SlideView) -> tuple[np.ndarray, str]:
+def read_drawing(path: Path, view: SlideView, origin: Optional[tuple[int, int]] = None) -> tuple[np.ndarray, str]:
     """Which px of a view a drawing marks.
 
     Args:
         path: GeoJSON whose coordinates begin where QuPath's do (see `Slide.bounds`), or an image of the whole slide or
             of what QuPath shows of it.
         view: Of the slide that was drawn on.
+        origin: `(x, y)` in level-0 px where the coordinates of GeoJSON begin instead.
 
     Returns:
         bool `(height, width)`, and what kind of drawing it is.
@@ -61,8 +62,8 @@ def read_drawing(path: Path, view: SlideView) -> tuple[np.ndarray, str]:
     Raises:
         SlideError: The drawing cannot be used.
     """
-    if path.suffix.lower() in _GEOJSON_SUFFIXES:
-        return _mask_of_polygons(_polygons(path), view), f"polygons of {path.name}"
+    if path.suffix.lower() in GEOJSON_SUFFIXES:
+        return _mask_of_polygons(_polygons(path), view, origin or view.slide.bounds[:2]), f"polygons of {path.name}"
     return _mask_of_image(path, view), f"image {path.name}"
 
 
@@ -140,9 +141,9 @@ def _has_shape(size: tuple[int, int], full: tuple[int, int]) -> bool:
     return abs(size[0] / size[1] / (full[0] / full[1]) - 1) <= max(0.02, 1.5 / min(size))
 
 
-def _mask_of_polygons(polygons: list[shapely.Polygon], view: SlideView) -> np.ndarray:
+def _mask_of_polygons(polygons: list[shapely.Polygon], view: SlideView, corner0: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(view.size[::-1], dtype=bool)
-    origin = np.array(view.slide.bounds[:2])
+    origin = np.array(corner0)
     for polygon in polygons:
         # A hole is cut out of its own polygon only: another one may lie inside. So each is drawn by itself.
         first, last = ((np.asarray(polygon.bounds[i : i + 2]) + origin) / view.scale for i in (0, 2))

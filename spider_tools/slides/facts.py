@@ -34,7 +34,7 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
         f"{prepared.request['head_sha256']}",
         "Backbone in": settings.dtype,
         "Tissue": f"{escaped(mask.origin)}; at least {settings.min_tissue:.0%} of a cell",
-        **({"Left out": f"ink of markers, {mask.ink_share:.1%} of the slide"} if mask.ink_share else {}),
+        "Left out": mask.left_out_in_words,
         **({"Warning": " ".join(mask.warnings)} if mask.warnings else {}),
         "Patch": f"{lattice.patch_size} px, with {lattice.context_size} x {lattice.context_size} patches of context",
         "Distance of predictions": f"{lattice.stride} px, {um:.1f} um",
@@ -93,6 +93,8 @@ def limits(predictions: SlidePredictions) -> list[str]:
         "resolved. A finer stride moves the patch, it does not make it smaller.",
         "Areas are those of the tissue in the cells of the map, found at 8 um/px; prediction.geojson outlines whole "
         "cells. The edge of a class is exact to one cell.",
+        "Pen, bubbles, folds and blur are found by simple measures that rather miss some than take tissue for them: "
+        "look at tissue.png.",
         "Less than one patch at the right and lower edge of the slide is left out. Context beyond the slide's edge, "
         "also where a patch lies only partly beyond it, is masked.",
         "Percentages are of the tissue that was classified, not of the slide; what the tissue mask misses is in none.",

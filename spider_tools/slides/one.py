@@ -85,7 +85,8 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
     lattice = prepared.lattice
     clock = _Clock(started)
     thumbnail = pictures.make_thumbnail(prepared.slide)
-    mask = find_tissue(prepared.slide, lattice, prepared.drawing, prepared.settings.tissue_search)
+    search = prepared.settings.tissue_search
+    mask = find_tissue(prepared.slide, lattice, prepared.drawing, search, prepared.learned)
     preview = _save_preview(prepared, thumbnail, mask)
     cells = mask.cells(lattice, prepared.settings.min_tissue)
     clock.stop("tissue")
@@ -125,7 +126,8 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
     features = PatchFeatures.of(prepared, predictions, table.embeddings, rows[cells])
     writers = {**_writers(prepared, thumbnail, predictions, facts, preview), **writers_for(prepared.outputs, features)}
     clock.stop("pictures and tables")
-    marker = _marker(prepared, facts, embedded, clock.seconds)
+    left_out = None if mask.left_out is None else mask.left_out.as_json()
+    marker = {**_marker(prepared, facts, embedded, clock.seconds), "left_out": left_out}
     outputs.write_outputs(prepared.folder, writers, marker, others=(EMBEDDINGS_NAME,))
     seconds = time.monotonic() - started
     return SlideResult(prepared.task.name, "done", len(predictions.positions), embedded.patches, seconds, damage)

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from .colors import Look, looks_of
 from .lattice import Lattice
+from .left_out import OF_SLIDE, percent
 from .polygons import cells_to_polygon
 from .predictions import SlidePredictions
 from .reader import Slide
@@ -24,6 +25,7 @@ _LONG_SIDE = 1600
 _MOST_NUMBERS_PER_CLASS = 3
 _LEAST_CELLS_FOR_NUMBER = 4
 _HATCH = "////"
+_HATCH_OF_KIND = {"pen": "xxx", "bubbles": "oo", "folds": "|||", "blurred": "..."}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ def make_thumbnail(slide: Slide) -> Thumbnail:
 
 
 def draw_tissue(thumbnail: Thumbnail, tissue: TissueMask, cells: np.ndarray, lattice: Lattice, mpp: Any) -> Figure:
-    """The slide, with the outline of the tissue that was found and the cells that are predicted."""
+    """The slide, with the outline of the tissue that was found, the cells that are predicted, and what is left out."""
     figure, (axes,) = _panels(thumbnail, 1)
     axes.imshow(thumbnail.pixels, extent=thumbnail.extent_mm)
     # Up to the slide's edge, less than a patch away, nothing is predicted.
@@ -69,14 +71,30 @@ def draw_tissue(thumbnail: Thumbnail, tissue: TissueMask, cells: np.ndarray, lat
     x, y = ((np.arange(n) + 0.5) * s * um / 1000 for n, s, um in zip((width, height), tissue.scale, mpp))
     if tissue.mask.any() and not tissue.mask.all() and min(height, width) > 1:
         axes.contour(x, y, tissue.mask, levels=[0.5], colors="#0072B2", linewidths=1.0)
-    told = ""
-    if tissue.ink_share:
-        axes.contourf(x, y, tissue.ink, levels=[0.5, 1.5], colors="none", hatches=["xxx"])
-        told = f" Ink of markers, {_percent(tissue.ink_share)} of the slide, is crossed out."
-    title = f"Tissue: {tissue.origin} (blue line). {cells.sum():,} predictions; what is dark is left out.{told}"
+    handles = _hatch_left_out(axes, tissue, x, y)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    title = f"Tissue: {tissue.origin} (blue line). {cells.sum():,} predictions; what is dark is left out."
     axes.set_title(title, fontsize=9, parse_math=False, wrap=True)
     _finish(axes, thumbnail)
     return figure
+
+
+def _hatch_left_out(axes: Any, tissue: TissueMask, x: np.ndarray, y: np.ndarray) -> list[Patch]:
+    """Hatch what is left out, each kind in its own way, and say how much it is, for the legend."""
+    if tissue.left_out is None:
+        return []
+    handles = []
+    for kind, place in tissue.left_out.places.items():
+        if not place.any():
+            continue
+        # A row and a column twice, so that a mask one px high has an area to hatch.
+        grown = np.pad(place, ((0, 1), (0, 1)), mode="edge")
+        beyond = [np.append(places, places[-1] + 1e-6) for places in (x, y)]
+        axes.contourf(*beyond, grown, levels=[0.5, 1.5], colors="none", hatches=[_HATCH_OF_KIND[kind]])
+        label = f"{kind} {percent(tissue.left_out.shares[kind])} of the {'slide' if kind in OF_SLIDE else 'tissue'}"
+        handles.append(Patch(facecolor="white", edgecolor="black", hatch=_HATCH_OF_KIND[kind], label=label))
+    return handles
 
 
 def draw_overview(thumbnail: Thumbnail, predictions: SlidePredictions, title: str) -> Figure:
@@ -111,7 +129,7 @@ def _legend_handles(predictions: SlidePredictions, looks: Mapping[str, Look]) ->
     handles = []
     for i in np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)]:
         name = predictions.shown_names[i]
-        label = f"{looks[name].mark}  {name}  {_percent(areas[i] / areas.sum())}"
+        label = f"{looks[name].mark}  {name}  {percent(areas[i] / areas.sum())}"
         red, green, blue = (value / 255 for value in looks[name].color)
         handles.append(Patch(facecolor=(red, green, blue), edgecolor="0.3", label=label))
     return handles
@@ -126,7 +144,7 @@ def _hatch_unfamiliar(axes: Any, predictions: SlidePredictions) -> list[Patch]:
     if cells.any():
         edges = (side * um / 1000 for side, um in zip(predictions.lattice.cell_edges_level0(), predictions.mpp))
         axes.add_patch(PathPatch(_outline(cells, *edges), fill=False, hatch=_HATCH, linewidth=0.4, edgecolor="black"))
-    label = f"//  unfamiliar  {_percent(predictions.unfamiliar_share or 0.0)}"
+    label = f"//  unfamiliar  {percent(predictions.unfamiliar_share or 0.0)}"
     return [Patch(facecolor="white", edgecolor="black", hatch=_HATCH, label=label)]
 
 
@@ -151,7 +169,7 @@ def draw_heatmaps(thumbnail: Thumbnail, predictions: SlidePredictions, title: st
         axes.imshow(faded, extent=thumbnail.extent_mm)
         grid = predictions.map_of(predictions.probabilities[:, number].astype(np.float64), np.nan)
         axes.imshow(grid, extent=extent, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
-        share = _percent(np.average(predictions.predicted == number, weights=predictions.tissue_mm2))
+        share = percent(np.average(predictions.predicted == number, weights=predictions.tissue_mm2))
         highest = predictions.probabilities[:, number].max()
         label = f"{names[number]}\n{share} of the tissue, highest {highest:.2f}"
         axes.set_title(label, fontsize=9, parse_math=False)
@@ -231,7 +249,3 @@ def _faded(pixels: np.ndarray) -> np.ndarray:
     """Grey and pale, as a background for colours."""
     grey = pixels.mean(axis=2, keepdims=True)
     return np.repeat((255 - (255 - grey) * 0.5).astype(np.uint8), 3, axis=2)
-
-
-def _percent(share: float) -> str:
-    return "below 0.1%" if 0 < share < 0.001 else f"{share:.1%}"

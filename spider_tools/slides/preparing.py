@@ -12,6 +12,7 @@ from .content import older_identity
 from .drawings import drawing_for
 from .file_check import check_is_file
 from .lattice import Lattice
+from .learned_masks import learned_mask_for
 from .model import SlideModel
 from .probe import check_survives
 from .reader import Slide, open_slide
@@ -35,6 +36,7 @@ class PreparedSlide:
         lattice: Where its patches lie.
         request: What decides the result, in the form of JSON.
         drawing: Of its tissue, if there is one.
+        learned: Mask of its tissue that a segmenter wrote, if there is one.
         imported: What is known of the model's import, see `import_record.import_facts`; None if it was not imported.
         outputs: What is to be written, see `SlideSettings.outputs`.
     """
@@ -46,6 +48,7 @@ class PreparedSlide:
     lattice: Lattice
     request: dict[str, Any]
     drawing: Optional[Path]
+    learned: Optional[Path] = None
     imported: Optional[Mapping[str, Any]] = None
     outputs: tuple[str, ...] = USUAL_OUTPUTS
 
@@ -90,6 +93,9 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
     drawing = task.mask or drawing_for(settings.mask, task.name)
     if drawing is not None:
         check_is_file(drawing, "mask")
+    learned = None if settings.tissue_model is None else learned_mask_for(settings.tissue_model, task)
+    if learned is not None:
+        check_is_file(learned, "mask")
     request = {
         "version": _RESULT_VERSION,
         "slide": slide.identity,
@@ -107,11 +113,12 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
         **({} if drawing is not None else as_json(settings.tissue_search)),
         # Only where they matter, so that what earlier versions wrote of other slides stays.
         **({} if drawing is None else {"drawing_version": _DRAWING_VERSION}),
+        **({} if learned is None else {"tissue_model_sha256": hashlib.sha256(learned.read_bytes()).hexdigest()}),
         **({} if slide.bounds[:2] == (0, 0) else {"geojson_origin_level0": slide.bounds[:2]}),
         **({} if model.imported is None else {"import_is_verified": model.imported["verified"]}),
     }
     request = json.loads(json.dumps(request))
-    prepared = PreparedSlide(task, settings, slide, view, lattice, request, drawing, model.imported, outputs=())
+    prepared = PreparedSlide(task, settings, slide, view, lattice, request, drawing, learned, model.imported, ())
     return prepared.also_writing(settings.outputs)
 
 

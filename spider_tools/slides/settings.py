@@ -39,7 +39,7 @@ class TissueSearch:
 
     Attributes:
         threshold: Saturation that tissue exceeds, in [0, 1]; found by Otsu's method if None.
-        keep_artifacts: Whether ink counts as what it looks like.
+        keep_artifacts: Whether pen, bubbles, folds and blur count as what they look like.
     """
 
     threshold: Optional[float] = None
@@ -74,7 +74,14 @@ class SlideSettings(Settings):
     tissue_threshold: Optional[float] = setting(
         None, above=0, below=1, help="saturation that tissue exceeds, instead of what is found for each slide"
     )
-    keep_artifacts: bool = setting(False, help="take the ink of markers for tissue where it looks like it")
+    tissue_model: Optional[Path] = setting(
+        None,
+        help="folder of the tissue masks that a segmenter wrote (TRIDENT, HistoQC, GrandQC, ...), one for each slide; "
+        "pen, bubbles, folds and blur are still left out of them",
+    )
+    keep_artifacts: bool = setting(
+        False, help="take pen, bubbles, folds and out-of-focus tissue for tissue where they look like it"
+    )
     abstain: bool = setting(
         False, help="map what the model finds unfamiliar as a class of its own, not as the class that it guesses"
     )
@@ -95,6 +102,13 @@ class SlideSettings(Settings):
         super().__post_init__()
         check_precision(self.dtype)
         check_packages(self.outputs)
+        if self.tissue_model is None:
+            return
+        if not self.tissue_model.is_dir():
+            raise ValueError(f"--tissue_model {self.tissue_model} is no folder; give the one that holds the masks.")
+        for name, value in (("--mask", self.mask), ("--tissue_threshold", self.tissue_threshold)):
+            if value is not None:
+                raise ValueError(f"Give --tissue_model or {name}, not both: each says by itself where tissue is.")
 
     @property
     def tissue_search(self) -> TissueSearch:

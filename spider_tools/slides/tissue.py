@@ -1,4 +1,4 @@
-"""Which cells of a slide hold tissue: found by its colour, or drawn by the user."""
+"""Which cells of a slide hold tissue: found by its colour or by another tool, or drawn by the user."""
 
 import logging
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ import numpy as np
 
 from .drawings import read_drawing
 from .lattice import Lattice
+from .learned_masks import read_learned_mask
+from .left_out import LeftOut, find_left_out
 from .pixel_tissue import AUTOMATIC, tissue_of
 from .reader import Slide
 from .settings import TissueSearch
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 # One px of the mask is a fourteenth of a patch, 8 um for a patch of 112 um.
 _MASK_PX_PER_PATCH = 14
 _LARGEST_MASK = 4096
+_BLACK = 64  # grey levels: ink and what was not scanned is darker
 _NEARLY_ALL = 0.95  # of what was scanned: a drawing that marks more was often read the wrong way round
 
 
@@ -30,10 +33,10 @@ class TissueMask:
     Attributes:
         mask: bool `(height, width)`.
         coverage: Share of each px that is tissue, float32 `(height, width)` in [0, 1]; None for all or nothing.
-        ink: Where markers wrote, bool `(height, width)`; None where nobody looked.
         scale: `(x, y)`, level-0 px per px of the mask.
         origin: How it was found, for the report.
         warnings: What the reader of the report has to know of it.
+        left_out: What is no part of it, by kind; None where nobody looked.
     """
 
     mask: np.ndarray
@@ -41,12 +44,14 @@ class TissueMask:
     origin: str
     warnings: tuple[str, ...] = ()
     coverage: Optional[np.ndarray] = None
-    ink: Optional[np.ndarray] = None
+    left_out: Optional[LeftOut] = None
 
     @property
-    def ink_share(self) -> float:
-        """Of the slide, 0 to 1."""
-        return 0.0 if self.ink is None else float(self.ink.mean())
+    def left_out_in_words(self) -> str:
+        """What is left out and how much it is, for the report."""
+        if self.left_out is None:
+            return "nothing: pen, bubbles, folds and blur were not looked for"
+        return self.left_out.sentence
 
     def area_mm2(self, mpp: tuple[float, float]) -> float:
         """Area of all tissue of the slide, whose level 0 has so many um/px, x and y."""
@@ -78,26 +83,33 @@ class TissueMask:
         share = self.share(lattice)
         cells = share >= min_tissue
         if not cells.any():
+            kept = "" if self.left_out is None else self.left_out.way_back
             raise SlideError(
                 f"No tissue was found ({self.origin}): no cell has a share of {min_tissue:g}, the largest is "
-                f"{share.max():.3f}. Draw the tissue yourself with --mask, or lower --min_tissue or --tissue_threshold."
+                f"{share.max():.3f}. Draw the tissue yourself with --mask, or lower --min_tissue or "
+                f"--tissue_threshold.{kept}"
             )
         return cells
 
 
 def find_tissue(
-    slide: Slide, lattice: Lattice, drawn: Optional[Path] = None, search: TissueSearch = AUTOMATIC
+    slide: Slide,
+    lattice: Lattice,
+    drawn: Optional[Path] = None,
+    search: TissueSearch = AUTOMATIC,
+    learned: Optional[Path] = None,
 ) -> TissueMask:
     """The tissue of a slide.
 
     Args:
-        slide: Is read at low magnification.
+        slide: Is read at low magnification, and at 2 um/px for blur.
         lattice: Says how large a patch is.
-        drawn: What `drawings.read_drawing` takes.
+        drawn: What `drawings.read_drawing` takes; it is trusted whole.
         search: How tissue is found that nobody has drawn.
+        learned: What `learned_masks.read_learned_mask` takes, instead of tissue by its colour; artifacts are left out.
 
     Raises:
-        SlideError: The slide or the drawing cannot be used.
+        SlideError: The slide, the drawing or the mask cannot be used.
     """
     patch = [lattice.patch_size * factor / _MASK_PX_PER_PATCH for factor in lattice.scale]
     coarser = max(1.0, *(side / factor / _LARGEST_MASK for side, factor in zip(slide.size, patch)))
@@ -105,17 +117,35 @@ def find_tissue(
     scale = tuple(min(max(1.0, factor * coarser), float(side)) for factor, side in zip(patch, slide.size))
     view = SlideView(slide, (scale[0], scale[1]))
     if drawn is None:
-        pixels, readable = view.read_readable()
-        found = tissue_of(pixels, search)
-        mask, coverage, ink = found.mask, found.coverage, found.ink
-        origin, warnings = f"saturation above {found.threshold:.3f}", _of_damage(readable)
+        found = _found(view, search, learned)
     else:
         mask, origin = read_drawing(drawn, view)
-        coverage, ink = None, None
-        warnings = _of_drawing(mask, view)
-    for warning in warnings:
+        found = TissueMask(mask, view.scale, origin, _of_drawing(mask, view))
+    for warning in found.warnings:
         logger.warning("%s: %s", slide.path, warning)
-    return TissueMask(mask, view.scale, origin, warnings, coverage, ink)
+    return found
+
+
+def _found(view: SlideView, search: TissueSearch, learned: Optional[Path]) -> TissueMask:
+    """Tissue by its colour or as another tool has found it, without artifacts unless these are to be kept."""
+    pixels, readable = view.read_readable()
+    warnings = _of_damage(readable)
+    coverage: Optional[np.ndarray]
+    if learned is None:
+        by_color = tissue_of(pixels, search)
+        mask, coverage, origin = by_color.mask, by_color.coverage, f"saturation above {by_color.threshold:.3f}"
+    else:
+        mask, origin = read_learned_mask(learned, view)
+        coverage = None
+        _check_is_darker(learned, mask, pixels)
+        warnings += _of_drawing(mask, view)
+    if search.keep_artifacts:
+        return TissueMask(mask, view.scale, origin, warnings, coverage)
+    left_out = find_left_out(view.slide, pixels, mask, view.scale)
+    mask = mask & ~left_out.anywhere
+    if coverage is not None:
+        coverage = np.where(left_out.anywhere, np.float32(0), coverage)
+    return TissueMask(mask, view.scale, origin, (*warnings, *left_out.warnings), coverage, left_out)
 
 
 def _of_damage(readable: np.ndarray) -> tuple[str, ...]:
@@ -133,6 +163,18 @@ def _of_drawing(mask: np.ndarray, view: SlideView) -> tuple[str, ...]:
         return ()
     what = "nearly all" if share else "nothing"
     return (f"The mask marks {what} of the slide, {share:.0%}: check that it is this slide's and not inverted.",)
+
+
+def _check_is_darker(path: Path, mask: np.ndarray, pixels: np.ndarray) -> None:
+    """Some segmenters write 0 for tissue: refuse a mask of what is brighter than the rest, black frames left aside."""
+    brightness = pixels.mean(axis=2)
+    seen = brightness > _BLACK
+    inside, outside = brightness[mask & seen], brightness[~mask & seen]
+    if inside.size and outside.size and inside.mean() > outside.mean():
+        raise SlideError(
+            f"The mask {path} marks what is brighter than the rest of the slide, {inside.mean():.0f} to "
+            f"{outside.mean():.0f} grey levels: save it with 0 for glass. --mask takes a drawing as it is."
+        )
 
 
 def _nearest_px(edges: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

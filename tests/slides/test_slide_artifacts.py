@@ -122,11 +122,13 @@ def test_a_slide_with_ink_has_the_cells_of_its_tissue_and_the_picture_crosses_it
         inked, _ = with_strokes(inked, color, points=((x, 15), (x + 10, 225)), width=6)
     slide, dirty = found("dirty.png", inked)
     np.testing.assert_array_equal(dirty.cells(lattice, 0.1), clean.cells(lattice, 0.1))
-    assert clean.ink_share == 0
-    assert 0.03 < dirty.ink_share < 0.12
+    assert clean.left_out.shares["pen"] == 0
+    assert 0.03 < dirty.left_out.shares["pen"] < 0.12
     thumbnail = pictures.make_thumbnail(slide)
     figure = pictures.draw_tissue(thumbnail, dirty, dirty.cells(lattice, 0.1), lattice, slide.mpp)
-    assert "Ink of markers, " in figure.axes[0].get_title()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        f"pen {dirty.left_out.shares['pen']:.1%} of the slide"
+    ]
     assert outputs.as_png(figure) != outputs.as_png(
         pictures.draw_tissue(thumbnail, clean, clean.cells(lattice, 0.1), lattice, slide.mpp)
     )
