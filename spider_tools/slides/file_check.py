@@ -23,8 +23,11 @@ _UNSUPPORTED = re.compile(r"unsupported|not supported|unrecogni[sz]ed|unimplemen
 # None, CCITT, LZW, JPEG, deflate, PackBits, LZMA and Zstandard: a file of these that cannot be decoded is damaged.
 _DECODED = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
 _COMPRESSION_NUMBER = re.compile(r"compression\D{0,12}(\d+)", re.IGNORECASE)
-TIFF_ERRORS = (TiffFileError, IndexError, OSError, ValueError, struct.error)
-"""What tifffile raises for a file that is damaged."""
+TIFF_ERRORS = (
+    *(TiffFileError, OSError, ValueError, struct.error, IndexError, KeyError, MemoryError),
+    *(TypeError, AttributeError, ZeroDivisionError),  # of tags that hold something else than they should
+)
+"""What tifffile, and reckoning with what it gives, raise for a file that is damaged."""
 
 
 def check_is_file(path: Path, what: str = "file") -> None:

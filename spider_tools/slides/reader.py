@@ -21,7 +21,7 @@ from .file_check import IMAGE_FORMATS, check_is_file, check_tiff_is_whole, image
 from .pixel_size import MPP_NAMES, Asked, check_given, find_pixel_size, numbers_of
 from .slide import Slide, true_levels
 from .slide_error import SlideError, UnreadableError
-from .tiff_layout import GREY, TiffLayout, read_layout
+from .tiff_layout import GREY, TiffLayout, check_colours, read_layout
 from .tiff_slide import TiffSlide
 from .tiff_text import TiffText, read_tiff_text
 
@@ -83,6 +83,8 @@ def _opened(path: Path) -> tuple[Slide, Mapping[str, str], TiffText]:
     properties = {} if handle is None else dict(handle.properties)
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
     if handle is not None and vendor != _GENERIC:
+        if vendor in _FIRST_IS_SLIDE:
+            check_colours(path)
         slide = _OpenSlideFile(path, handle)
         is_said = numbers_of(properties, MPP_NAMES) is not None
         text = TiffText() if is_said and vendor not in _FIRST_IS_SLIDE else read_tiff_text(path, slide.size)

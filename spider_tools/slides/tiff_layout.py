@@ -114,11 +114,28 @@ def read_layout(path: Path) -> Optional[TiffLayout]:
             problem = _pixel_problem(pages[number])
             if problem:
                 raise SlideError(f"{path} {problem}")
+            if 0 in size_of(pages[number]):
+                raise SlideError(f"{path} is no whole TIFF file: its image has no pixels.")
             return _layout(path, pages, number, stop)
     except SlideError:
         raise
     except TIFF_ERRORS as error:
         raise SlideError(f"{path} is no whole TIFF file: {error}.") from error
+
+
+def check_colours(path: Path) -> None:
+    """Refuse a TIFF whose first image is grey, or of channels or samples that no model knows.
+
+    Raises:
+        SlideError: It is.
+    """
+    try:
+        with open_tiff(path) as tiff:
+            problem = _pixel_problem(pages_of(tiff)[0])
+    except TIFF_ERRORS as error:
+        raise SlideError(f"{path} is no whole TIFF file: {error}.") from error
+    if problem:
+        raise SlideError(f"{path} {problem}")
 
 
 def _layout(path: Path, pages: Sequence[TiffPage], number: int, stop: int) -> TiffLayout:
@@ -255,6 +272,8 @@ def _undecoded(page: TiffPage) -> str:
         return f"its samples have {page.bitspersample} bits"
     width, height = piece_size(page)
     piece = width * height
+    if not piece:
+        return "it is in pieces of no size"
     if not page.is_memmappable and piece > (Image.MAX_IMAGE_PIXELS or piece):
         return f"it is compressed in pieces of {piece:,} px"
     return ""

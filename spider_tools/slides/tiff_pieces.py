@@ -1,7 +1,9 @@
 """Tiles and strips of a TIFF as RGB: Pillow, whose libtiff knows the usual compressions, gets each as a small file."""
 
 import io
+import lzma
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from PIL import Image
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, TiffPage
 
 from ..images import DECODING_ERRORS, to_rgb
+from .file_check import TIFF_ERRORS
 
 JPEG_2000 = (33005, 34712)
 """Numbers of compressions that Pillow decodes in RGB, without the help of libtiff."""
@@ -18,7 +21,7 @@ _SHORT, _LONG, _BYTES = 3, 4, 7
 _FORMATS = {_SHORT: "H", _LONG: "I", _BYTES: "B"}
 # Of the directory, as they are: predictor, tables of JPEG, subsampling, reference of black and white, order of bits.
 _COPIED = {266: _SHORT, 317: _SHORT, 347: _BYTES, 530: _SHORT}
-DECODING = (*DECODING_ERRORS, struct.error)
+DECODING = (*DECODING_ERRORS, *TIFF_ERRORS, zlib.error, lzma.LZMAError)
 """What decoding raises where a piece is damaged."""
 
 

@@ -66,9 +66,7 @@ class _OpenFile:
         page = self._pages[level]
         (x, y), (width, height) = corner, size
         if page.is_memmappable:
-            dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
-            stored = np.memmap(self._path, dtype, "r", page.dataoffsets[0], page.shaped)  # planes, 1, rows, columns
-            return rgb_of_samples(page, np.concatenate(stored[:, 0, y : y + height, x : x + width], axis=-1))
+            return self._mapped(page, slice(y, y + height), slice(x, x + width))
         pixels = np.empty((height, width, 3), dtype=np.uint8)
         wide, high = piece_size(page)
         for row in range(y // high, (y + height - 1) // high + 1):
@@ -78,6 +76,15 @@ class _OpenFile:
                 part = piece[top - row * high :, left - column * wide :][: y + height - top, : x + width - left]
                 pixels[top - y :, left - x :][: part.shape[0], : part.shape[1]] = part
         return pixels
+
+    def _mapped(self, page: TiffPage, rows: slice, columns: slice) -> np.ndarray:
+        """A window of px that lie in the file as they are."""
+        dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+        try:
+            stored = np.memmap(self._path, dtype, "r", page.dataoffsets[0], page.shaped)  # planes, 1, rows, columns
+            return rgb_of_samples(page, np.concatenate(stored[:, 0, rows, columns], axis=-1))
+        except DECODING as error:
+            raise UnreadableError(f"{self._path} is damaged: {error}.") from error
 
     def _piece(self, level: int, row: int, column: int) -> np.ndarray:
         key = (level, row, column)

@@ -9,8 +9,10 @@ from PIL import Image
 from slide_files import draw_slide, write_pyramid
 from tiff_kinds import HALF, HALF_UM, PIXELS, QUARTER, RGB, TILED, in_planes, write_pages, write_subifds
 
+from spider_tools.slides import probe
 from spider_tools.slides.reader import open_slide
 from spider_tools.slides.slide_error import SlideError
+from spider_tools.slides.tiff_slide import TiffSlide
 
 GREY = PIXELS[..., 0].copy()
 FIVE = np.stack([PIXELS[..., number % 3] for number in range(5)])
@@ -162,3 +164,79 @@ def test_ome_xml_that_is_broken_or_says_nothing_makes_a_plain_tiff(tmp_path, tex
     path = write_pages(tmp_path / "s.tif", PIXELS, QUARTER, description=text, **ALL)
     assert [level.size for level in open_slide(path).levels] == [(332, 252), (83, 63)]
     assert ("its OME-XML is not read" in caplog.text) == is_broken
+
+
+def test_a_grey_slide_of_aperio_is_refused(tmp_path):
+    text = "Aperio Image Library v11.2.1 \n332x252 (64x64)|AppMag = 20|MPP = 0.5"
+    path = write_pages(tmp_path / "s.svs", GREY, description=text, **GREY_TILES)
+    with pytest.raises(SlideError, match=rf"s\.svs {IS_GREY}"):
+        open_slide(path)
+
+
+def places_of_tags(path):
+    """Where the file says what its images are: the bytes of all directories, and of their short values."""
+    with tifffile.TiffFile(path) as file:
+        pages = [file.pages[0], *(file.pages[0].pages or ()), *list(file.pages)[1:]]
+        tags = [tag for page in pages for tag in page.tags]
+    return [
+        place
+        for tag in tags
+        for begin, count in ((tag.offset, 12), (tag.valueoffset, min(40, tag.valuebytecount)))
+        for place in range(begin, begin + count)
+    ]
+
+
+def big_endian_subifds(path, dtype):
+    """OpenSlide, which other damage ends the process of, does not read it."""
+    pixels = [
+        (level[:128, :160] * np.ones(1, dtype)).astype(dtype) * (257 if dtype == "u2" else 1)
+        for level in (PIXELS, HALF)
+    ]
+    with tifffile.TiffWriter(path, byteorder=">") as file:
+        file.write(pixels[0], subifds=1, compression="deflate", metadata=None, **ALL)
+        file.write(pixels[1][:64, :80].copy(), subfiletype=1, compression="deflate", metadata=None, **ALL)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_whatever_is_wrong_in_the_directories_is_told_in_words(tmp_path, dtype, capfd):
+    path = big_endian_subifds(tmp_path / "s.tif", dtype)
+    assert len(open_slide(path).levels) == 2
+    content, places, rng = path.read_bytes(), places_of_tags(path), np.random.default_rng(0)
+    outcomes = []
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.choice(places, 2):
+            damaged[place] = rng.choice([0, 1, 2, 4, 7, 255])
+        path.write_bytes(damaged)
+        try:
+            slide = open_slide(path, mpp=0.5)
+            for number, level in enumerate(slide.levels):
+                slide.read_level(number, (0, 0), (min(level.size[0], 90), min(level.size[1], 90)))
+            outcomes.append("read")
+        except SlideError:
+            outcomes.append("refused")
+    assert set(outcomes) == {"read", "refused"}
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_px_that_are_damaged_are_told_in_words(tmp_path, dtype):
+    path = big_endian_subifds(tmp_path / "s.tif", dtype)
+    with tifffile.TiffFile(path) as file:
+        offset, count = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    content = bytearray(path.read_bytes())
+    content[offset : offset + count] = b"\x55" * count
+    path.write_bytes(content)
+    slide = open_slide(path)
+    with pytest.raises(SlideError, match=r"s\.tif is damaged at level 0, x 0, y 0: "):
+        slide.read_level(0, (3, 3), (9, 9))
+    assert slide.read_level(0, (64, 64), (64, 64)).std() > 1
+
+
+def test_the_process_that_tries_slides_first_reads_them_too(tmp_path, monkeypatch):
+    read, one = [], TiffSlide.read_level
+    monkeypatch.setattr(TiffSlide, "read_level", lambda self, *where: read.append(where[0]) or one(self, *where))
+    probe._read_a_little(str(write_subifds(tmp_path / "s.tif", PIXELS, HALF)))
+    assert read == [0, 1]
+    probe._read_a_little(str(write_pyramid(tmp_path / "a.svs", PIXELS, 0.5, description="aperio")))
+    assert read == [0, 1]
