@@ -1,6 +1,7 @@
 """Slides in a TIFF of which OpenSlide does not read all: levels in SubIFDs, strips, other orders of bytes."""
 
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,7 @@ class _OpenFile:
         self._path = path
         try:
             self._tiff = open_tiff(path)
+            weakref.finalize(self, self._tiff.close)
             self._pages = [place.page_of(self._tiff) for place in places]
         except TIFF_ERRORS as error:
             raise SlideError(f"{path} can no longer be opened: {error}.") from error
