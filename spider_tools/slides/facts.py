@@ -18,14 +18,15 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
     lattice, slide, settings, view = prepared.lattice, prepared.slide, prepared.settings, prepared.view
     um = lattice.stride * view.mpp[0]
     tissue, cells = predictions.tissue_mm2.sum(), len(predictions.positions) * predictions.cell_area_mm2
-    given = " (given, not read from the file)" if prepared.mpp_is_given else ""
+    source = f" ({prepared.mpp_source})" if prepared.mpp_source else ""
     made = datetime.now(timezone.utc)
     return {
         "Made": f"{made:%Y-%m-%d %H:%M} UTC, by spider_tools {__version__}",
         "Slide": escaped(prepared.task.path.name),
         "Size at level 0": f"{slide.size[0]} x {slide.size[1]} px",
         **_origin(prepared),
-        "um/px at level 0": f"{slide.mpp[0]:g} x {slide.mpp[1]:g}{given}",
+        "um/px at level 0": f"{slide.mpp[0]:g} x {slide.mpp[1]:g}{source}",
+        **({"Doubts": " ".join(slide.warnings)} if slide.warnings else {}),
         "um/px for the model": f"{view.mpp[0]:g} x {view.mpp[1]:g}",
         "Read from": f"level {view.level}" + (", resampled" if view.is_resampled else ", as it is"),
         "Model": model_name(settings.model) + (f" at {settings.revision}" if settings.revision else ""),
@@ -48,7 +49,8 @@ def make_facts(prepared: PreparedSlide, mask: TissueMask, predictions: SlidePred
 def warnings(prepared: PreparedSlide) -> list[str]:
     """What a reader must know before the map."""
     imported = prepared.imported
-    return [] if imported is None or imported["verified"] else [imported["sentence"]]
+    unverified = [] if imported is None or imported["verified"] else [imported["sentence"]]
+    return [*unverified, *prepared.slide.warnings]
 
 
 def unfamiliar_warning(predictions: SlidePredictions) -> list[str]:

@@ -13,16 +13,21 @@ IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """What Pillow may open as a slide or a mask; among its others are some for which it starts other programs."""
 
 _MOST_DIRECTORIES = 65_536
-_CONVERT = (
+CONVERT = (
     "Convert it to a tiled pyramidal TIFF with JPEG or deflate first: with the scanner's own software, with "
-    "bioformats2raw and raw2ometiff, or with `vips tiffsave in out.tif --tile --pyramid --compression jpeg`."
+    "bioformats2raw and raw2ometiff --rgb, or with `vips tiffsave in out.tif --tile --pyramid --compression jpeg`."
 )
+"""What to do with a file that is whole and is not read."""
+
 _UNSUPPORTED = re.compile(r"unsupported|not supported|unrecogni[sz]ed|unimplemented|not configured", re.IGNORECASE)
 # None, CCITT, LZW, JPEG, deflate, PackBits, LZMA and Zstandard: a file of these that cannot be decoded is damaged.
 _DECODED = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
 _COMPRESSION_NUMBER = re.compile(r"compression\D{0,12}(\d+)", re.IGNORECASE)
-# What tifffile raises for a file that is damaged.
-_TIFF_ERRORS = (TiffFileError, IndexError, OSError, ValueError, struct.error)
+TIFF_ERRORS = (
+    *(TiffFileError, OSError, ValueError, struct.error, IndexError, KeyError, MemoryError),
+    *(TypeError, AttributeError, ZeroDivisionError),  # of tags that hold something else than they should
+)
+"""What tifffile, and reckoning with what it gives, raise for a file that is damaged."""
 
 
 def check_is_file(path: Path, what: str = "file") -> None:
@@ -53,9 +58,14 @@ def open_error(path: Path, reason: str) -> SlideError:
         path: Of the slide.
         reason: What the reader says.
     """
-    if _UNSUPPORTED.search(reason):
-        return SlideError(f"{path} is of a kind that is unsupported: {_named(reason)}. {_CONVERT}")
+    if is_unsupported(reason):
+        return SlideError(f"{path} is of a kind that is unsupported: {_named(reason)}. {CONVERT}")
     return SlideError(f"{path} is damaged or incomplete: {reason}.")
+
+
+def is_unsupported(reason: str) -> bool:
+    """Whether a reader says that a file is of a kind that it does not read, not that it is damaged."""
+    return _UNSUPPORTED.search(reason) is not None
 
 
 def image_error(path: Path, reason: str) -> SlideError:
@@ -70,7 +80,7 @@ def image_error(path: Path, reason: str) -> SlideError:
         return SlideError(f"{path} is {reason}.")
     return SlideError(
         f"{path} is of a kind that is unsupported: neither OpenSlide nor Pillow decodes a TIFF that is compressed with "
-        f"{_compression_name(compression)}. {_CONVERT}"
+        f"{compression_name(compression)}. {CONVERT}"
     )
 
 
@@ -80,9 +90,8 @@ def check_tiff_is_whole(path: Path) -> None:
     Raises:
         SlideError: It does, or its directories are damaged, lead back to one of them, or are absurdly many.
     """
-    with path.open("rb") as file:
-        if file.read(2) not in (b"II", b"MM"):
-            return
+    if not is_tiff(path):
+        return
     size, end, seen = path.stat().st_size, 0, set[int]()
     try:
         with TiffFile(path) as tiff:
@@ -91,10 +100,24 @@ def check_tiff_is_whole(path: Path) -> None:
                     raise SlideError(f"{path} is no whole TIFF file: {_walk_problem(page.offset, seen)}.")
                 seen.add(page.offset)
                 end = max([end, *map(sum, zip(page.dataoffsets, page.databytecounts))])
-    except _TIFF_ERRORS as error:
+    except TIFF_ERRORS as error:
         raise SlideError(f"{path} is no whole TIFF file: {error}.") from error
     if end > size:
         raise SlideError(f"{path} is truncated: its pixels end at byte {end:,}, the file at byte {size:,}.")
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF, of any size and order of bytes."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"II", b"MM")
+
+
+def compression_name(number: int) -> str:
+    """What a TIFF's compression is called, with its number."""
+    try:
+        return f"{COMPRESSION(number).name}, {number}"
+    except ValueError:
+        return f"an unknown method, {number}"
 
 
 def _walk_problem(offset: int, seen: set[int]) -> str:
@@ -117,7 +140,7 @@ def _kind(mode: int) -> str:
 def _named(reason: str) -> str:
     """A reader's words, with the name of the compression that they number."""
     number = _COMPRESSION_NUMBER.search(reason)
-    return f"{reason} ({_compression_name(int(number[1]))})" if number else reason
+    return f"{reason} ({compression_name(int(number[1]))})" if number else reason
 
 
 def _compression_of(path: Path) -> int | None:
@@ -125,12 +148,5 @@ def _compression_of(path: Path) -> int | None:
     try:
         with TiffFile(path) as tiff:
             return int(tiff.pages.first.compression)
-    except _TIFF_ERRORS:
+    except TIFF_ERRORS:
         return None
-
-
-def _compression_name(number: int) -> str:
-    try:
-        return f"{COMPRESSION(number).name}, {number}"
-    except ValueError:
-        return f"an unknown method, {number}"

@@ -72,9 +72,11 @@ class PreparedSlide:
         return self.settings.output_dir / self.task.name
 
     @property
-    def mpp_is_given(self) -> bool:
-        """Whether the um/px were given, not read from the file."""
-        return self.settings.mpp is not None or self.task.mpp is not None
+    def mpp_source(self) -> str:
+        """Where the um/px come from, if not from OpenSlide: in words, or ""."""
+        if self.settings.mpp is not None or self.task.mpp is not None:
+            return "given, not read from the file"
+        return f"a guess, from {self.slide.mpp_source}" if self.slide.mpp_is_guess else ""
 
 
 def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> PreparedSlide:
@@ -87,7 +89,7 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
     config = model.config
     check_is_file(task.path)
     check_survives(task.path)
-    slide = open_slide(task.path, task.mpp if task.mpp is not None else settings.mpp)
+    slide = open_slide(task.path, task.mpp if task.mpp is not None else settings.mpp, settings.mpp_from_objective)
     view = SlideView(slide, model_scale(slide, config.mpp, settings.mpp_tolerance))
     lattice = Lattice.on(view, config, settings.checked_stride(config.patch_size))
     drawing = task.mask or drawing_for(settings.mask, task.name)
@@ -115,6 +117,8 @@ def prepare(task: SlideTask, model: SlideModel, settings: SlideSettings) -> Prep
         **({} if drawing is None else {"drawing_version": _DRAWING_VERSION}),
         **({} if learned is None else {"tissue_model_sha256": hashlib.sha256(learned.read_bytes()).hexdigest()}),
         **({} if slide.bounds[:2] == (0, 0) else {"geojson_origin_level0": slide.bounds[:2]}),
+        **({"mpp_guessed_from": slide.mpp_source} if slide.mpp_is_guess else {}),
+        **({"read_by": slide.read_by} if slide.read_by else {}),
         **({} if model.imported is None else {"import_is_verified": model.imported["verified"]}),
     }
     request = json.loads(json.dumps(request))
@@ -133,6 +137,8 @@ def embedding_content(request: dict[str, Any], prepared: PreparedSlide, model: S
         model: Embeds it.
     """
     source = {key: request[key] for key in ("slide", "scale")}
+    if "read_by" in request:
+        source["read_by"] = request["read_by"]
     if prepared.view.is_resampled:
         source["resampling"] = RESAMPLING
     return {**model.content, "source": source}

@@ -17,6 +17,8 @@ from typing import Optional
 import openslide
 
 from .slide_error import SlideError
+from .tiff_layout import read_layout
+from .tiff_slide import TiffSlide
 
 _MOST_SECONDS = 600.0  # a slide on a slow network may take a minute
 _SURVIVED = "survived"
@@ -108,12 +110,35 @@ def _words(code: int) -> str:
 
 
 def _read_a_little(path: str) -> None:
+    try:
+        vendor = _read_with_openslide(path)
+    except openslide.OpenSlideError:
+        vendor = ""
+    if vendor in ("", "generic-tiff"):
+        _read_with_tifffile(Path(path))
+
+
+def _read_with_tifffile(path: Path) -> None:
+    layout = read_layout(path)
+    if layout is None:
+        return
+    slide = TiffSlide(path, layout.decoded(path), {})
+    for number, level in enumerate(slide.levels):
+        width, height = level.size
+        slide.read_level(
+            number, (width // 2, height // 2), (min(_PX, width - width // 2), min(_PX, height - height // 2))
+        )
+
+
+def _read_with_openslide(path: str) -> str:
+    """Read, and return the vendor."""
     with openslide.OpenSlide(path) as slide:
         for level, (width, height) in enumerate(slide.level_dimensions):
             factor = slide.level_downsamples[level]
             for share in (0.0, 0.5):
                 corner = (int(width * share * factor), int(height * share * factor))
                 slide.read_region(corner, level, (min(_PX, width), min(_PX, height)))
+        return slide.properties[openslide.PROPERTY_NAME_VENDOR]
 
 
 def _serve() -> None:

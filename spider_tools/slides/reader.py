@@ -1,11 +1,11 @@
-"""Slides and images as levels of pixels: what OpenSlide reads, and plain images through Pillow."""
+"""Slides and images as levels of pixels: what OpenSlide reads, other TIFFs, and plain images through Pillow."""
 
 import hashlib
+import logging
 import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,118 +13,142 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from ..annotations.frame import Frame
 from ..images import DECODING_ERRORS, to_rgb
+from ..plain_text import escaped
+from .appearance import check_brightness, colour_warnings
 from .content import content_sha256, files_of_slide
-from .file_check import IMAGE_FORMATS, check_is_file, check_tiff_is_whole, image_error, open_error
+from .file_check import IMAGE_FORMATS, check_is_file, check_tiff_is_whole, image_error, is_unsupported, open_error
+from .pixel_size import MPP_NAMES, Asked, check_given, find_pixel_size, numbers_of
+from .slide import Slide, true_levels
 from .slide_error import SlideError, UnreadableError
+from .tiff_layout import GREY, TiffLayout, check_colours, read_layout
+from .tiff_slide import TiffSlide
+from .tiff_text import TiffText, read_tiff_text
 
-_GIVE_MPP = "Give it as --mpp: usually 0.25 for a scan at 40x, 0.5 at 20x."
-# Scanners lie between 0.1 and 1 um/px; beyond these bounds the tags of a file hold something else, as dots per inch.
-_MPP_RANGE = (0.02, 10.0)
-_MPP_RATIO = 1.1
+logger = logging.getLogger(__name__)
+
 _BOUNDS = (
     openslide.PROPERTY_NAME_BOUNDS_X,
     openslide.PROPERTY_NAME_BOUNDS_Y,
     openslide.PROPERTY_NAME_BOUNDS_WIDTH,
     openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
 )
-_MPP = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
 _CENTER_OFFSET = ("hamamatsu.XOffsetFromSlideCentre", "hamamatsu.YOffsetFromSlideCentre")
+_GENERIC = "generic-tiff"
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+_FIRST_IS_SLIDE = (_GENERIC, "aperio")  # of other scanners the first directory may be a label
 
 
-@dataclass(frozen=True)
-class Level:
-    """One magnification that a file holds.
+def open_slide(path: Path, mpp: Optional[float] = None, mpp_from_objective: Optional[bool] = None) -> Slide:
+    """Open a slide with OpenSlide, a TIFF that it does not read as a whole with tifffile, or an image with Pillow.
 
-    Attributes:
-        size: `(width, height)` in px of this level.
-        downsample: `(x, y)`, level-0 px per px of this level.
-    """
-
-    size: tuple[int, int]
-    downsample: tuple[float, float]
-
-
-class Slide:
-    """An opened slide. It can be sent to other processes, which open the file anew.
-
-    Attributes:
-        path: The file.
-        mpp: `(x, y)`, um per px of level 0.
-        levels: From the finest on; level 0 is the full resolution.
-        bounds: `(x, y, width, height)` in level-0 px of what was scanned, which is all that QuPath shows: its
-            coordinates begin at this corner. The whole slide, unless its file says otherwise.
-        identity: What tells this slide from others, in the form of JSON.
-        center_offset_nm: `(x, y)` of the scan's centre from that of the glass slide, where Hamamatsu's file says it.
-        own_mpp: What the file itself says where `mpp` was given instead, if it says it.
-    """
-
-    path: Path
-    mpp: tuple[float, float]
-    levels: tuple[Level, ...]
-    bounds: tuple[int, int, int, int]
-    identity: dict[str, Any]
-    center_offset_nm: Optional[tuple[float, float]] = None
-    own_mpp: Optional[tuple[float, float]] = None
-
-    @property
-    def frame(self) -> Frame:
-        """What the coordinates of annotations of this slide are relative to."""
-        return Frame(self.path.name, self.size, self.mpp, self.bounds, self.center_offset_nm, self.own_mpp)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """`(width, height)` in level-0 px."""
-        return self.levels[0].size
-
-    def read_level(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Pixels of one level, uint8 `(height, width, 3)`; what was not scanned is white.
-
-        Args:
-            level: Index among `levels`.
-            corner: `(x, y)` of the upper left px, in px of this level.
-            size: `(width, height)` in px; the window lies inside the level.
-
-        Raises:
-            UnreadableError: The file is damaged there.
-            SlideError: The file can no longer be opened.
-        """
-        raise NotImplementedError
-
-
-def open_slide(path: Path, mpp: Optional[float] = None) -> Slide:
-    """Open a slide with OpenSlide, or an image with Pillow.
+    Whatever a reader of the results must know of its um/px is logged, and among the slide's warnings.
 
     Args:
         path: The file. Of a DICOM or MIRAX slide, any one of the files that OpenSlide takes.
         mpp: um per px of level 0, instead of what the file says.
+        mpp_from_objective: Whether the objective power may stand for um/px that nothing says; None where the caller's
+            user cannot ask for that.
 
     Raises:
         SlideError: There is no such file, it is neither slide nor image, it is truncated, its compression is
-            unsupported, or its um/px are unknown or absurd.
+            unsupported, its pixels are not RGB, or its um/px are unknown, absurd or contradictory.
     """
     if mpp is not None:
-        _check_mpp(path, (mpp, mpp))
+        check_given(path, mpp)
     check_is_file(path)
     check_tiff_is_whole(path)
+    slide, properties, text = _opened(path)
+    found = find_pixel_size(path, Asked(mpp, mpp_from_objective), properties, text)
+    slide.mpp, slide.own_mpp = found.mpp, found.own
+    slide.mpp_source, slide.mpp_is_guess = found.source, found.is_guess
+    slide.warnings = (*found.warnings, *slide.warnings, *colour_warnings(slide))
+    for warning in slide.warnings:
+        logger.warning("%s: %s", escaped(path.name), warning)
+    return slide
+
+
+def _opened(path: Path) -> tuple[Slide, Mapping[str, str], TiffText]:
+    """A slide that does not know its um/px yet, OpenSlide's properties, and what its TIFF says of them."""
+    handle, refusal = None, None
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:
-        return _PlainImage(path, mpp)
+        pass
     except openslide.OpenSlideError as error:
-        raise open_error(path, str(error)) from error
-    return _OpenSlideFile(path, mpp, handle)
+        refusal = open_error(path, str(error))
+        if not is_unsupported(str(error)):
+            raise refusal from error
+    # A copy: they end with the handle, which an error in reading closes.
+    properties = {} if handle is None else dict(handle.properties)
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
+    if handle is not None and vendor != _GENERIC:
+        if vendor in _FIRST_IS_SLIDE:
+            check_colours(path)
+        slide = _OpenSlideFile(path, handle)
+        is_said = numbers_of(properties, MPP_NAMES) is not None
+        text = TiffText() if is_said and vendor not in _FIRST_IS_SLIDE else read_tiff_text(path, slide.size)
+        return slide, properties, text
+    layout = read_layout(path)
+    if layout is None:
+        if refusal is not None:
+            raise refusal
+        return _PlainImage(path), {}, TiffText()
+    is_first = layout.places[0].directory == 0  # the one that OpenSlide and Pillow take for the slide
+    tiff = _generic(path, layout, handle) if handle is not None and is_first else _unknown(path, layout, refusal)
+    if layout.bits == 16:
+        check_brightness(tiff)
+    text = read_tiff_text(path, layout.sizes[0], layout.places[0].directory)
+    return tiff, properties if is_first else {}, text
+
+
+def _generic(path: Path, layout: TiffLayout, handle: openslide.OpenSlide) -> Slide:
+    """A TIFF that OpenSlide reads; by it, unless it misses levels or takes for one what is none."""
+    slide = _OpenSlideFile(path, handle)
+    are_known = {level.size for level in slide.levels} <= set(layout.sizes)
+    if are_known and not layout.has_unnamed_channel and not (layout.is_in_subifds and not layout.undecoded[0]):
+        if layout.is_in_subifds:
+            slide.warnings = (f"Only its full resolution is read, not its lower levels: {layout.undecoded[0]}.",)
+        return slide
+    return TiffSlide(path, layout.decoded(path), slide.identity)
+
+
+def _unknown(path: Path, layout: TiffLayout, refusal: Optional[SlideError]) -> Slide:
+    """A TIFF that OpenSlide does not read, or of which it reads another image than the slide.
+
+    Args:
+        path: The file.
+        layout: Its levels.
+        refusal: What OpenSlide has against it, if it knows the file.
+    """
+    is_small = math.prod(layout.sizes[0]) <= (Image.MAX_IMAGE_PIXELS or math.inf)
+    is_image = is_small and layout.places[0].directory == 0
+    misread = layout.bits == 16 and layout.is_in_planes  # Pillow mixes up what lies where
+    if is_image and refusal is None and not misread and (len(layout.places) == 1 or layout.undecoded[0]):
+        try:
+            return _PlainImage(path)
+        except SlideError as error:
+            if layout.undecoded[0] or not isinstance(error.__cause__, Image.UnidentifiedImageError):
+                raise
+    if layout.undecoded[0] and refusal is not None:
+        raise refusal
+    size = layout.sizes[0]
+    content = {"bytes": path.stat().st_size, "size": list(size), "content": content_sha256([path])}
+    identity = image_identity(path, size) if is_image else {"format": "tiff", **content}
+    return TiffSlide(path, layout.decoded(path), identity)
+
+
+def image_identity(path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """What tells an image from others, of which the whole file is read."""
+    return {"format": "image", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": list(size)}
 
 
 class _OpenSlideFile(Slide):
-    def __init__(self, path: Path, mpp: Optional[float], handle: openslide.OpenSlide) -> None:
+    def __init__(self, path: Path, handle: openslide.OpenSlide) -> None:
         self.path = path
         self.levels = true_levels(handle.level_dimensions)
-        self.mpp = (mpp, mpp) if mpp is not None else _mpp_of_properties(path, handle.properties)
         self.bounds = bounds_of(handle.properties, self.size)
         self.center_offset_nm = numbers_of(handle.properties, _CENTER_OFFSET)
-        self.own_mpp = None if mpp is None else _plausible(numbers_of(handle.properties, _MPP))
         vendor = handle.properties[openslide.PROPERTY_NAME_VENDOR]
         self.identity = {
             "format": vendor,
@@ -176,35 +200,15 @@ class _OpenSlideFile(Slide):
 class _PlainImage(Slide):
     """An image without levels, held in memory; its size is limited by `PIL.Image.MAX_IMAGE_PIXELS`."""
 
-    def __init__(self, path: Path, mpp: Optional[float]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._pixels = _decode_image(path)
         self.levels = true_levels([(self._pixels.shape[1], self._pixels.shape[0])])
-        if mpp is None:
-            raise SlideError(f"{path} is a plain image and does not say its um/px. {_GIVE_MPP}")
-        self.mpp = (mpp, mpp)
         self.bounds = (0, 0, *self.size)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.identity = {"format": "image", "sha256": sha256, "size": list(self.size)}
+        self.identity = image_identity(path, self.size)
 
     def read_level(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         return self._pixels[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]]
-
-
-def true_levels(sizes: Any) -> tuple[Level, ...]:
-    """Levels from their sizes, `(width, height)` from level 0 on.
-
-    Writers halve sizes and drop (or keep) the odd pixel, so that a ratio such as 3.9976 stands for exactly 4; to take
-    the ratio would shift the far end of the slide by a pixel. Where no whole number explains both axes, the ratios
-    are the truth.
-    """
-    (width, height), *_ = sizes
-    levels = []
-    for w, h in sizes:
-        whole = round(max(width / w, height / h))
-        explained = all(short in (full // whole, -(-full // whole)) for full, short in ((width, w), (height, h)))
-        levels.append(Level((w, h), (float(whole),) * 2 if explained else (width / w, height / h)))
-    return tuple(levels)
 
 
 def bounds_of(properties: Mapping[str, str], size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -216,50 +220,13 @@ def bounds_of(properties: Mapping[str, str], size: tuple[int, int]) -> tuple[int
     return (x, y, width, height) if width > 0 and height > 0 else (0, 0, *size)
 
 
-def numbers_of(properties: Mapping[str, str], names: tuple[str, str]) -> Optional[tuple[float, float]]:
-    """Two properties that are finite numbers, None where the file has no such ones."""
-    try:
-        x, y = (float(properties[name]) for name in names)
-    except (KeyError, ValueError):
-        return None
-    return (x, y) if math.isfinite(x) and math.isfinite(y) else None
-
-
-def _mpp_of_properties(path: Path, properties: Any) -> tuple[float, float]:
-    found = [properties.get(name) for name in _MPP]
-    if None in found:
-        raise SlideError(f"{path} does not say its um/px. {_GIVE_MPP}")
-    try:
-        mpp = (float(found[0]), float(found[1]))
-    except ValueError as error:
-        raise SlideError(f"{path} says {found} um/px, expected numbers. Give the true value as --mpp.") from error
-    _check_mpp(path, mpp)
-    return mpp
-
-
-def _plausible(mpp: Optional[tuple[float, float]]) -> Optional[tuple[float, float]]:
-    return mpp if mpp is not None and all(_MPP_RANGE[0] <= value <= _MPP_RANGE[1] for value in mpp) else None
-
-
-def _check_mpp(path: Path, mpp: tuple[float, float]) -> None:
-    low, high = _MPP_RANGE
-    if not all(math.isfinite(value) and low <= value <= high for value in mpp):
-        raise SlideError(
-            f"{path}: {mpp[0]:g} x {mpp[1]:g} um/px is absurd, expected {low:g} to {high:g}. "
-            "Give the true value as --mpp."
-        )
-    if max(mpp) > _MPP_RATIO * min(mpp):
-        raise SlideError(
-            f"{path}: {mpp[0]:g} x {mpp[1]:g} um/px, expected square pixels. Give the true value as --mpp."
-        )
-
-
 def _decode_image(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=IMAGE_FORMATS) as image:
-                return to_rgb(image)
+                is_grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
+                pixels = None if is_grey else to_rgb(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SlideError(
             f"{path} is a plain image of more than {Image.MAX_IMAGE_PIXELS} px, which has to be decoded as a whole. "
@@ -270,3 +237,6 @@ def _decode_image(path: Path) -> np.ndarray:
         raise image_error(path, reason) from error
     except DECODING_ERRORS as error:
         raise image_error(path, f"damaged or incomplete: {error}") from error
+    if pixels is None:
+        raise SlideError(f"{path} {GREY}")
+    return pixels

@@ -54,6 +54,9 @@ class SlideSettings(Settings):
     output_dir: Path = setting(help="gets one folder per slide, of the slide's name")
     revision: Optional[str] = setting(None, help="commit of a model on the Hub")
     mpp: Optional[float] = setting(None, help="um/px of the slides at full resolution, instead of what the files say")
+    mpp_from_objective: bool = setting(
+        False, help="take 10 um/px by the objective power, 0.25 at 40x, where a file says that and no um/px"
+    )
     mpp_tolerance: float = setting(
         0.02,
         at_least=0,

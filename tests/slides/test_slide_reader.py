@@ -92,9 +92,12 @@ def test_transparency_of_an_image_is_white(tmp_path):
     assert (read[:, 20:] == (200, 10, 30)).all()
 
 
-def test_16_bit_grey_images_keep_their_brightness(tmp_path):
-    Image.fromarray(np.full((30, 40), 0x8080, dtype=np.uint16)).save(tmp_path / "p.tif")
-    assert (open_slide(tmp_path / "p.tif", mpp=0.5).read_level(0, (0, 0), (40, 30)) == 128).all()
+@pytest.mark.parametrize("name", ["p.png", "p.tif"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
+def test_grey_images_are_refused(tmp_path, mode, name):
+    Image.new(mode, (40, 30)).save(tmp_path / name)
+    with pytest.raises(SlideError, match=rf"{name} is grey: the models know stained tissue in colour only"):
+        open_slide(tmp_path / name, mpp=0.5)
 
 
 def test_slides_of_other_pixels_have_other_identities(tmp_path, pixels):
