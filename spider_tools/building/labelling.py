@@ -10,7 +10,8 @@ import shapely
 from ..annotations.reading import Annotation, read_annotations
 from ..plain_text import escaped
 from ..slides.lattice import Lattice
-from ..slides.reader import Slide, open_slide
+from ..slides.reader import open_slide
+from ..slides.slide import Slide
 from ..slides.slide_error import SlideError
 from ..slides.tissue import find_tissue
 from ..slides.view import SlideView, model_scale

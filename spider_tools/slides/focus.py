@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from .reader import Slide
+from .slide import Slide
 from .slide_error import UnreadableError
 
 # At 2 um/px a blur of 2 um (standard deviation) shows and the sharp scans that were tried do not look blurred; and most

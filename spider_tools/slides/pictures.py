@@ -17,7 +17,7 @@ from .lattice import Lattice
 from .left_out import OF_SLIDE, percent
 from .polygons import cells_to_polygon
 from .predictions import SlidePredictions
-from .reader import Slide
+from .slide import Slide
 from .tissue import TissueMask
 from .view import SlideView
 

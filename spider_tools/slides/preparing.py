@@ -15,8 +15,9 @@ from .lattice import Lattice
 from .learned_masks import learned_mask_for
 from .model import SlideModel
 from .probe import check_survives
-from .reader import Slide, open_slide
+from .reader import open_slide
 from .settings import OUTPUTS, USUAL_OUTPUTS, SlideSettings
+from .slide import Slide
 from .task import SlideTask
 from .view import RESAMPLING, SlideView, model_scale
 

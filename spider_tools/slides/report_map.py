@@ -9,8 +9,8 @@ import numpy as np
 
 from .colors import Look
 from .predictions import SlidePredictions
-from .reader import Slide
 from .report_tiles import TILE_PX, TileLevel
+from .slide import Slide
 
 _LARGEST = 65535
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .lattice import Lattice
-from .reader import Slide
+from .slide import Slide
 from .slide_error import UnreadableError
 from .view import SlideView
 

@@ -12,8 +12,8 @@ from .lattice import Lattice
 from .learned_masks import read_learned_mask
 from .left_out import LeftOut, find_left_out
 from .pixel_tissue import AUTOMATIC, tissue_of
-from .reader import Slide
 from .settings import TissueSearch
+from .slide import Slide
 from .slide_error import SlideError
 from .view import SlideView
 

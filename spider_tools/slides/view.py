@@ -8,8 +8,8 @@ from typing import Any, Optional
 import numpy as np
 from PIL import Image
 
-from .reader import Slide
 from .settings import MOST_MPP_TOLERANCE
+from .slide import Slide
 from .slide_error import SlideError, UnreadableError
 
 RESAMPLING = "Pillow bilinear"  # embeddings of px that were made otherwise differ

@@ -12,10 +12,10 @@ from spider_tools.slides import outputs, pictures
 from spider_tools.slides.colors import class_colors, class_numbers, looks_of
 from spider_tools.slides.composition import make_composition
 from spider_tools.slides.html_report import SlideMap, make_report
-from spider_tools.slides.reader import Level, Slide
 from spider_tools.slides.report_map import make_map
 from spider_tools.slides.report_patches import patch_pictures
 from spider_tools.slides.report_tiles import make_tiles
+from spider_tools.slides.slide import Level, Slide
 from spider_tools.slides.view import SlideView
 
 pytestmark = pytest.mark.slow

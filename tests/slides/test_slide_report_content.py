@@ -17,10 +17,10 @@ from spider_tools.slides.composition import make_composition
 from spider_tools.slides.html_report import SlideMap, make_report
 from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.predictions import SlidePredictions
-from spider_tools.slides.reader import Level, Slide
 from spider_tools.slides.report_map import make_map
 from spider_tools.slides.report_patches import choose_patches, patch_pictures
 from spider_tools.slides.report_tiles import make_tiles
+from spider_tools.slides.slide import Level, Slide
 from spider_tools.slides.slide_error import UnreadableError
 from spider_tools.slides.view import SlideView
 
