@@ -11,7 +11,8 @@ from spider_tools.drawn_tissue import TISSUES, draw_patch
 from spider_tools.slides import focus
 from spider_tools.slides.focus import blurred_of, detail_ratio
 from spider_tools.slides.pixel_tissue import tissue_of
-from spider_tools.slides.slide import Level, Slide, open_slide
+from spider_tools.slides.reader import open_slide
+from spider_tools.slides.slide import Level, Slide
 from spider_tools.slides.slide_error import UnreadableError
 
 
