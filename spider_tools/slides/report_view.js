@@ -105,6 +105,7 @@ class View {
     if (this.canvas.height !== height) this.canvas.height = height;
     const context = this.canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
+    context.globalAlpha = 1;
     context.fillStyle = "#d8d8d8";
     context.fillRect(0, 0, width, height);
     const zoom = this.scale * sharp;
