@@ -132,17 +132,24 @@ class Cells {
     return [corner[0] + column * cell[0], corner[1] + row * cell[1]];
   }
 
-  /* Which class has most of a square of cells, if it has at least half of it: where its mark can stand. */
-  majority(row, column, side) {
-    const counts = new Map();
-    for (let r = row; r < Math.min(row + side, this.rows); r++) {
-      for (let c = column; c < Math.min(column + side, this.columns); c++) {
-        const i = this.indexOf(r, c);
-        if (i >= 0) counts.set(this.shown[i], (counts.get(this.shown[i]) || 0) + 1);
-      }
+  /* Where the numbers of classes stand: in squares of so many cells, of which one class has at least half. */
+  marks(side) {
+    const counts = new Map(); // by square, then by class
+    const columns = Math.ceil(this.columns / side);
+    for (let i = 0; i < this.count; i++) {
+      if (!this.isVisible(i)) continue;
+      const square = Math.floor(this.row[i] / side) * columns + Math.floor(this.column[i] / side);
+      if (!counts.has(square)) counts.set(square, new Map());
+      const ofSquare = counts.get(square);
+      ofSquare.set(this.shown[i], (ofSquare.get(this.shown[i]) || 0) + 1);
     }
-    const [shown, most] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a), [-1, 0]);
-    return 2 * most >= side * side ? shown : -1;
+    const marks = [];
+    for (const [square, ofSquare] of counts) {
+      const [shown, most] = [...ofSquare].reduce((a, b) => (b[1] > a[1] ? b : a));
+      const [row, column] = [Math.floor(square / columns), square % columns];
+      if (2 * most >= side * side) marks.push([...this.corner((column + 0.5) * side, (row + 0.5) * side), shown]);
+    }
+    return marks;
   }
 
   shownArea() {

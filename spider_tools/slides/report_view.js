@@ -80,10 +80,13 @@ class View {
 
   /* The predictions, or what is shown of them, have changed. */
   changed() {
-    this.raster = this.cells.raster();
-    this.outlines = this.cells.outlines();
-    this.unfamiliar = this.cells.unfamiliarArea();
+    this.made = new Map(); // of the predictions, for as long as the same of them are shown
     this.draw();
+  }
+
+  once(what, make) {
+    if (!this.made.has(what)) this.made.set(what, make());
+    return this.made.get(what);
   }
 
   draw() {
@@ -102,6 +105,7 @@ class View {
     if (this.canvas.height !== height) this.canvas.height = height;
     const context = this.canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
+    context.globalAlpha = 1;
     context.fillStyle = "#d8d8d8";
     context.fillRect(0, 0, width, height);
     const zoom = this.scale * sharp;
@@ -166,12 +170,13 @@ class View {
     if (this.mode === "filled" || isHeat) {
       context.globalAlpha = this.opacity;
       context.imageSmoothingEnabled = false;
-      context.drawImage(this.raster, ...corner, columns * cell[0], rows * cell[1]);
+      const raster = this.once("raster", () => this.cells.raster());
+      context.drawImage(raster, ...corner, columns * cell[0], rows * cell[1]);
       context.globalAlpha = 1;
     }
     if (this.mode === "outlines") {
       context.lineCap = "square";
-      for (const [shown, path] of this.outlines) {
+      for (const [shown, path] of this.once("outlines", () => this.cells.outlines())) {
         context.lineWidth = 4.5 / zoom;
         context.strokeStyle = "#fff";
         context.stroke(path);
@@ -184,34 +189,24 @@ class View {
     const hatch = context.createPattern(hatching(), "repeat");
     hatch.setTransform(new DOMMatrix().scale(1 / this.scale));
     context.fillStyle = hatch;
-    context.fill(this.unfamiliar);
+    context.fill(this.once("unfamiliar", () => this.cells.unfamiliarArea()));
   }
 
   /* Numbers of classes all over the map: nobody must rely on colours. */
   drawMarks(context) {
-    const { cell_um: cell } = this.data.lattice;
-    const shortest = Math.min(...cell) * this.scale;
+    const shortest = Math.min(...this.data.lattice.cell_um) * this.scale;
     const side = 2 ** Math.max(0, Math.ceil(Math.log2(FEWEST_PX_OF_A_MARK / shortest)));
-    const [left, top] = this.um(0, 0);
-    const [right, bottom] = this.um(this.width, this.height);
-    const { corner_um: corner } = this.data.lattice;
-    const first = (start, axis) => Math.max(0, Math.floor((start - corner[axis]) / cell[axis] / side)) * side;
     context.font = "600 13px system-ui, sans-serif";
     context.textAlign = "center";
     context.textBaseline = "middle";
-    for (let row = first(top, 1); row < this.data.lattice.rows; row += side) {
-      if (corner[1] + row * cell[1] > bottom) break;
-      for (let column = first(left, 0); column < this.data.lattice.columns; column += side) {
-        if (corner[0] + column * cell[0] > right) break;
-        const shown = this.cells.majority(row, column, side);
-        if (shown < 0) continue;
-        const [x, y] = this.px(...this.cells.corner(column + side / 2, row + side / 2));
-        context.lineWidth = 4;
-        context.strokeStyle = "rgba(255, 255, 255, 0.9)";
-        context.strokeText(this.data.classes[shown].mark, x, y);
-        context.fillStyle = "#111";
-        context.fillText(this.data.classes[shown].mark, x, y);
-      }
+    for (const [x_um, y_um, shown] of this.once(`marks ${side}`, () => this.cells.marks(side))) {
+      const [x, y] = this.px(x_um, y_um);
+      if (x < -20 || y < -20 || x > this.width + 20 || y > this.height + 20) continue;
+      context.lineWidth = 4;
+      context.strokeStyle = "rgba(255, 255, 255, 0.9)";
+      context.strokeText(this.data.classes[shown].mark, x, y);
+      context.fillStyle = "#111";
+      context.fillText(this.data.classes[shown].mark, x, y);
     }
   }
 
