@@ -22,7 +22,7 @@ from .model import SlideModel
 from .polygons import write_geojson
 from .predictions import SlidePredictions
 from .preparing import PreparedSlide, embedding_content, prepare
-from .results import SlideResult
+from .results import BACKBONE, SlideResult
 from .saved_embeddings import EMBEDDINGS_NAME, EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
 from .slide_error import SlideError
@@ -104,10 +104,19 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
     }
     writers = _writers(prepared, thumbnail, predictions, facts, preview)
     clock.stop("pictures and tables")
+    clock.seconds[BACKBONE] = embedded.backbone_seconds  # a part of the embedding
     marker = _marker(prepared, facts, embedded, clock.seconds)
     outputs.write_outputs(prepared.folder, writers, marker, others=(EMBEDDINGS_NAME,))
-    seconds = time.monotonic() - started
-    return SlideResult(prepared.task.name, "done", len(predictions.positions), embedded.patches, seconds, damage)
+    return SlideResult(
+        prepared.task.name,
+        "done",
+        len(predictions.positions),
+        embedded.patches,
+        time.monotonic() - started,
+        damage,
+        clock.seconds["embedding"],
+        embedded.backbone_seconds,
+    )
 
 
 def _embed(
