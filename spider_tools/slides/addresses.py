@@ -72,9 +72,10 @@ def file_of_url(url: str) -> str:
     Raises:
         ValueError: It is not UTF-8.
     """
-    last = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2].rpartition("/")[2]
+    rest = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0]
+    path = rest.partition("/")[2] if protocol_of(url) in WEB else rest
     try:
-        return unquote(last, errors="strict")
+        return unquote(path.rpartition("/")[2], errors="strict")
     except UnicodeDecodeError as error:
         raise ValueError(f"{public_address(url)} names a file in bytes that are not UTF-8.") from error
 

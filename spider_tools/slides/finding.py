@@ -83,18 +83,18 @@ def _check_names(tasks: Sequence[SlideTask]) -> None:
 
 def _slides_at(url: str) -> list[SlideTask]:
     """The slide of a URL, or those of a folder."""
-    name = "" if url.endswith("/") else file_of_url(url)
-    suffix = os.path.splitext(name)[1].lower()
+    suffix = os.path.splitext(file_of_url(url))[1].lower()
     if suffix in MANIFEST_SUFFIXES:
         raise ValueError(f"{public_address(url)} is a manifest at a URL: download it first.")
-    task = task_of_url(url, "", public_address(url)) if name else None
+    task = None if url.endswith("/") else task_of_url(url, "", public_address(url))
     if task is not None and (task.problem or suffix in _SLIDE_SUFFIXES | _IMAGE_SUFFIXES):
         return [task]
     from .remote_slides import is_folder, list_folder  # its libraries are for those who have slides by URL
 
     if task is not None and not is_folder(url):
         return [task]
-    files = list_folder(url if url.endswith("/") else f"{url}/")
+    listed = list_folder(url if url.endswith("/") else f"{url}/")
+    files = [file for file in listed if not file_of_url(file).startswith(".")]
     kept = _without_images_beside(public_address(url), [Path(file_of_url(file)) for file in files])
     found = [
         file for file in files if Path(file_of_url(file)) in kept or file_of_url(file).lower().endswith(dicom.SUFFIX)
@@ -109,8 +109,8 @@ def _named_by_url(url: str) -> SlideTask:
     try:
         return task_of_url(url, "", public_address(url))
     except ValueError as error:
-        name = file_of_url(url)
-        return SlideTask(Path(name), name, problem=str(error), url=url)
+        path = Path(file_of_url(url))
+        return SlideTask(path, path.stem, problem=str(error), url=url)
 
 
 def _slides_in(folder: Path) -> list[SlideTask]:

@@ -22,6 +22,7 @@ from .slide_error import SlideError, StoppedError
 
 _PATIENCE = 60  # seconds without a byte
 _LONGEST_REASON = 300
+_SHORTEST_SECRET = 2
 # What tells the content of a file from an earlier one of its size, as services call it.
 _VERSIONS = (
     "ETag etag generation md5Hash Content-MD5 Last-Modified LastModified last_modified mtime created updated".split()
@@ -229,7 +230,8 @@ def _reason(error: BaseException, url: str) -> str:
 
 def _tame(text: str, url: str) -> str:
     """What a library says, in one line and without the secrets of the URL."""
-    address = public_address(url)
-    for secret in (url, *re.findall(r"[?#].*|(?<=://)[^/]*@", url)):
-        text = text.replace(secret, address if secret == url else "...")
-    return without_secrets(" ".join(text.split())).rstrip(".")[:_LONGEST_REASON]
+    text = without_secrets(" ".join(text.replace(url, public_address(url)).split()))
+    parts = {part for secret in re.findall(r"[?#].*|(?<=://)[^/]*@", url) for part in re.split(r"[?#&=:@]", secret)}
+    for part in sorted(parts, key=len, reverse=True):
+        text = text.replace(part, "...") if len(part) > _SHORTEST_SECRET else text
+    return text.rstrip(".")[:_LONGEST_REASON]
