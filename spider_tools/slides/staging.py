@@ -177,7 +177,7 @@ def _copier(source: Path) -> Callable[[Path, Callable[[int], Any]], None]:
         copied = 0
         with source.open("rb") as reader, target.open("wb") as writer:
             before = os.fstat(reader.fileno())
-            while block := reader.read(_CHUNK_BYTES):
+            while copied <= before.st_size and (block := reader.read(_CHUNK_BYTES)):  # one may grow without end
                 writer.write(block)
                 copied += len(block)
                 came(len(block))

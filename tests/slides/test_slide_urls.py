@@ -17,7 +17,7 @@ from spider_tools.slides.finding import find_slides
 from spider_tools.slides.many import segment_slide, segment_slides
 from spider_tools.slides.slide_error import SlideError
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = pytest.mark.usefixtures("fresh_accelerator", "plain_pictures")
 
 
 @pytest.fixture(scope="module")
