@@ -77,6 +77,7 @@ def make_page(rows: Sequence[CohortRow], folder: Path) -> str:
     return _template().render(
         rows=rows,
         classes=class_order(rows),
+        failed=[row.name for row in rows if row.status == "failed"],
         pictures=pictures,
         without_picture=without,
         counts={status: count for status, count in counts.items() if count or status != "unreadable"},

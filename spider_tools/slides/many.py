@@ -22,9 +22,8 @@ from .results import SlideResult
 from .settings import SlideSettings
 from .shared_run import SharedRun, new_run_folder, remove_dead_runs
 from .slide_error import SlideError
-from .staging import Stage
 from .task import COHORT_PAGE, COHORT_TABLE, SlideTask
-from .working import LoneRun, Worker, note_lost, run_name, stage_folder
+from .working import LoneRun, Worker, note_lost, run_name, stage_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +50,10 @@ def segment_slide(slide: Union[str, Path], settings: SlideSettings) -> SlideResu
     if tasks[0].problem:
         raise SlideError(tasks[0].problem)
     model = SlideModel.load(settings, make_accelerator().device)
-    folder = stage_folder(tasks, settings)
-    if folder is None:
+    stage = stage_of(tasks, settings)
+    if stage is None:
         return map_slide(tasks[0], model, settings)
-    with Stage(folder) as stage:
+    with stage:
         staged = stage.begin(tasks[0])
         try:
             return map_slide(staged.wait(), model, settings)

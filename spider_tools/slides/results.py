@@ -60,9 +60,9 @@ def summary(results: Sequence[SlideResult]) -> str:
     lines = [results_table(results)]
     failed = sum(result.status == "failed" for result in results)
     if failed:
-        these = "1 slide failed" if failed == 1 else f"{failed} slides failed"
+        these, them = ("1 slide failed", "it") if failed == 1 else (f"{failed} slides failed", "them")
         lines.append(
-            f"{these}: cohort.csv says why. The same command tries them again, and with --retry_failed them alone."
+            f"{these}: cohort.csv says why. The same command tries {them} again, and with --retry_failed {them} alone."
         )
     embedding, backbone = (sum(getattr(r, f"{part}_seconds") for r in results) for part in ("embedding", "backbone"))
     if embedding > 0 and any(result.embedded for result in results):

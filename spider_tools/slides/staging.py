@@ -39,13 +39,14 @@ class Stage:
 
     Args:
         folder: On the fast disk, shared with other processes and runs; made if absent.
+        is_temporary: Whether the last one to leave removes the folder itself.
 
     Raises:
         OSError: It cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._is_made = not folder.exists()
+    def __init__(self, folder: Path, is_temporary: bool = False) -> None:
+        self._is_temporary = is_temporary
         folder.mkdir(parents=True, exist_ok=True)
         _remove_dead(folder)
         self.shared_folder = folder
@@ -62,7 +63,7 @@ class Stage:
         self._copying.shutdown(cancel_futures=True)
         self._claims.release_all()
         shutil.rmtree(self._own, ignore_errors=True)
-        if self._is_made:
+        if self._is_temporary:
             with suppress(OSError):  # others are still at work there
                 self.shared_folder.rmdir()
 

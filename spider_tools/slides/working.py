@@ -105,8 +105,7 @@ class Worker:
 
     def work(self) -> None:
         """Do what there is to do, and write the table of all slides at the end."""
-        folder = stage_folder(self._tasks, self._settings)
-        with nullcontext() if folder is None else Stage(folder) as self._stage:
+        with stage_of(self._tasks, self._settings) or nullcontext() as self._stage:
             job = self._next(wait=True)
             while job is not None:
                 # Only what is copied is claimed ahead; other slides are left for whoever is free.
@@ -203,12 +202,14 @@ class Worker:
         time.sleep(_POLL_SECONDS)
 
 
-def stage_folder(tasks: Sequence[SlideTask], settings: SlideSettings) -> Optional[Path]:
+def stage_of(tasks: Sequence[SlideTask], settings: SlideSettings) -> Optional[Stage]:
     """Where slides are copied to before they are opened; None if none are."""
     if settings.stage_dir is not None:
-        return settings.stage_dir
+        return Stage(settings.stage_dir)
     if any(task.url for task in tasks):
-        return settings.output_dir / ".stage"
+        folder = settings.output_dir / ".stage"
+        logger.info("slides by URL are downloaded to %s, and removed again; --stage_dir names another folder", folder)
+        return Stage(folder, is_temporary=True)
     return None
 
 
