@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _LEAST_SECONDS = 5.0  # between two tables
 _LARGEST_SHARE = 0.05  # of the time that goes into tables
-_PATIENCE = 120.0  # seconds, while another process writes one, before this one's last
+_PATIENCE = 600.0  # seconds, while another process writes one, before this one's last
 
 
 def require_own_table(output_dir: Path) -> None:
@@ -93,8 +93,9 @@ class Cohort:
             with FileLock(folder / "table.lock", timeout=patience):
                 started = time.monotonic()
                 rows = self.rows()
-                for row in rows:
-                    if row.status == "done" and not picture_of(row.name, folder).exists():  # of an earlier version
+                for row in rows:  # those of an earlier version have none
+                    is_time = patience or time.monotonic() - started < _LEAST_SECONDS
+                    if is_time and row.status == "done" and not picture_of(row.name, folder).exists():
                         keep_picture(self._output_dir / row.name, folder)
                 write_text(self._output_dir / COHORT_TABLE, cohort_csv(rows))
                 write_text(self._output_dir / COHORT_PAGE, make_page(rows, folder))
