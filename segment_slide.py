@@ -20,7 +20,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
         default=argparse.SUPPRESS,
         metavar="S",
         help="slides, folders of slides (each DICOM series in one is a slide), .csv or .tsv manifests (columns slide, "
-        "name, mpp, mask) or .txt lists of paths",
+        "name, mpp, mask), .txt lists of paths, or URLs (https, s3, gs, ...; a folder ends with a slash)",
     )
     add_flags(parser, SlideSettings)
     return parser.values(argv)
@@ -30,11 +30,11 @@ def main(values: dict[str, Any]) -> int:
     """Classify the slides and print what became of them; 1 if any failed."""
     settings = take(SlideSettings, values)
     from spider_tools.slides.many import segment_slides  # seconds of imports, which --help need not wait for
-    from spider_tools.slides.results import results_table
+    from spider_tools.slides.results import summary
 
     results = segment_slides(values["slide"], settings)
     if results:
-        print(results_table(results))
+        print(summary(results))
     return int(any(result.status == "failed" for result in results))
 
 

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOCK_NAME = ".lock"
+_IN_USE = " is being written by another run."
+
+
+class FolderInUseError(OSError):
+    """Another run writes the folder."""
 
 
 @contextmanager
@@ -25,7 +30,8 @@ def only_run_in(folder: Path, accelerator: Optional["Accelerator"] = None) -> It
             whether it could. Without it this process takes the lock.
 
     Raises:
-        OSError: Another run writes the folder, or it cannot be locked.
+        FolderInUseError: Another run writes the folder.
+        OSError: It cannot be locked.
     """
     # Whoever may write the folder may lock it, also after another user's run.
     lock = FileLock(folder / LOCK_NAME, timeout=0, mode=0o666)
@@ -35,7 +41,7 @@ def only_run_in(folder: Path, accelerator: Optional["Accelerator"] = None) -> It
 
         problem = broadcast_object_list([problem])[0]
     if problem:
-        raise OSError(problem)
+        raise FolderInUseError(problem) if problem.endswith(_IN_USE) else OSError(problem)
     try:
         yield
     finally:
@@ -48,7 +54,7 @@ def _acquire(lock: FileLock, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        return f"{folder} is being written by another run."
+        return f"{folder}{_IN_USE}"
     except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         return f"{folder} cannot be locked against other runs: {error}"
     return ""

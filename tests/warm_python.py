@@ -33,7 +33,7 @@ from typing import Any, Optional
 # Read when a program runs, and not by what is imported before it.
 MAY_DIFFER = {"PYTEST_CURRENT_TEST", "PYTHONPATH", "TOKENIZERS_PARALLELISM"}
 MAY_DIFFER |= {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-MAY_DIFFER_FROM = ("ACCELERATE_", "SPIDER_", "_TORCHINDUCTOR_")
+MAY_DIFFER_FROM = ("ACCELERATE_", "SLURM_", "SPIDER_", "_TORCHINDUCTOR_")
 IMPORTED = (
     "torch.utils.data",
     "transformers.models.auto.modeling_auto",

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..workers import WatchedLoader, usable_workers, worker_failures_in_words
+from .backbone_clock import BackboneClock
 from .lattice import Lattice
 from .model import SlideModel
 from .saved_embeddings import EmbeddingTable, SavedEmbeddings
@@ -30,10 +31,12 @@ class Embedded:
     Attributes:
         patches: How many went through the backbone.
         unreadable: int64 `(n, 2)`, x and y of the upper left px of those that cannot be read, which are not saved.
+        backbone_seconds: How long the backbone worked.
     """
 
     patches: int
     unreadable: np.ndarray
+    backbone_seconds: float
 
 
 def embed_slide(
@@ -67,7 +70,7 @@ def embed_slide(
                 unsaved.add(batch[readable.numpy()], embed(patches))
             bar.update(len(batch))
     unsaved.save()
-    return Embedded(embed.patches, damage.corners)
+    return Embedded(embed.patches, damage.corners, embed.clock.seconds())
 
 
 def _loader(view: SlideView, batches: list[np.ndarray], model: SlideModel, num_workers: int) -> WatchedLoader:
@@ -98,6 +101,7 @@ class _FillOnce:
         self._model = model
         self._of_fill: dict[bytes, torch.Tensor] = {}
         self.patches = 0  # that went through the backbone
+        self.clock = BackboneClock(model.device)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Embeddings, float `(n, hidden)`, of patches, uint8 `(n, P, P, 3)`."""
@@ -106,10 +110,14 @@ class _FillOnce:
         colors = [bytes(color) if fill else None for color, fill in zip(first.flatten(1).tolist(), fills)]
         new = {color: place for place, color in enumerate(colors) if color is not None and color not in self._of_fill}
         places = sorted({*new.values(), *(place for place, color in enumerate(colors) if color is None)})
-        embedded = dict(zip(places, self._model.embed(patches[places]))) if places else {}
+        embedded = dict(zip(places, self._embed(patches[places]))) if places else {}
         self.patches += len(places)
         self._of_fill |= {color: embedded[place].clone() for color, place in new.items()}
         return torch.stack([embedded[i] if color is None else self._of_fill[color] for i, color in enumerate(colors)])
+
+    def _embed(self, patches: torch.Tensor) -> torch.Tensor:
+        with self.clock.running():
+            return self._model.embed(patches)
 
 
 class _Unsaved:

@@ -1,14 +1,18 @@
-"""Which slides files, folders and manifests name."""
+"""Which slides files, folders, manifests and URLs name."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import dicom
+from .addresses import file_of_url, is_url, local_path, protocol_of, public_address
 from .file_check import check_is_file
 from .manifests import MANIFEST_SUFFIXES, read_manifest
 from .slide_error import SlideError
 from .task import SlideTask, checked_name
+from .url_tasks import task_of_url
 
 logger = logging.getLogger(__name__)
 
@@ -18,19 +22,29 @@ _SLIDE_SUFFIXES = frozenset(
 _IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp"))
 
 
-def find_slides(sources: Sequence[str], also: Sequence[str] = ()) -> list[SlideTask]:
-    """The slides that files, folders and manifests name, in their order.
+def find_slides(sources: Sequence[str], also: Sequence[str] = (), urls: bool = False) -> list[SlideTask]:
+    """The slides that files, folders, manifests and URLs name, in their order.
 
     A folder gives the slides in it, not in its subfolders. What of it cannot be a slide, as a link to nowhere or a file
     whose name cannot be a folder's, becomes a task that fails and takes no other with it. Of DICOM files, each series
-    is one slide. A manifest is what `manifests.read_manifest` reads, the columns `also` included.
+    is one slide. A manifest is what `manifests.read_manifest` reads, the columns `also` included. A URL that ends with
+    a slash is a folder, and so is one that its service calls so.
+
+    Args:
+        sources: Files, folders, manifests and URLs.
+        also: Columns of manifests to keep.
+        urls: Whether the caller downloads slides; else they are refused.
 
     Raises:
-        ValueError: There is no slide, a manifest is wrong, or two slides have one name or one that leaves the output
-            folder.
+        ValueError: There is no slide, a manifest is wrong, a folder cannot be listed, or two slides have one name or
+            one that leaves the output folder.
     """
     tasks: list[SlideTask] = []
-    for source in map(Path, sources):
+    for text in sources:
+        if is_url(text) and protocol_of(text) != "file":
+            tasks += _slides_at(text)
+            continue
+        source = local_path(text) if is_url(text) else Path(text)
         if source.is_dir():
             found = _slides_in(source)
             if not found:
@@ -45,6 +59,9 @@ def find_slides(sources: Sequence[str], also: Sequence[str] = ()) -> list[SlideT
             tasks.append(SlideTask(source, checked_name(source.stem, source)))
     if not tasks:
         raise ValueError("There are no slides to classify.")
+    remote = [task for task in tasks if task.url]
+    if remote and not urls:
+        raise ValueError(f"{remote[0].address} is a URL, which only segment_slide.py takes: download the slide first.")
     tasks = _one_per_series(tasks)
     _check_names(tasks)
     return tasks
@@ -59,14 +76,54 @@ def _check_names(tasks: Sequence[SlideTask]) -> None:
         other = by_name.setdefault(task.name.casefold(), task)
         if other is not task:
             raise ValueError(
-                f"{other.path} and {task.path} would both be written to {task.name!r}. Give them different names "
+                f"{other.address} and {task.address} would both be written to {task.name!r}. Give them different names "
                 "in the column `name` of a manifest."
             )
+
+
+def _slides_at(url: str) -> list[SlideTask]:
+    """The slide of a URL, or those of a folder."""
+    suffix = os.path.splitext(file_of_url(url))[1].lower()
+    if suffix in MANIFEST_SUFFIXES:
+        raise ValueError(f"{public_address(url)} is a manifest at a URL: download it first.")
+    task = None if url.endswith("/") else task_of_url(url, "", public_address(url))
+    if task is not None and (task.problem or suffix in _SLIDE_SUFFIXES | _IMAGE_SUFFIXES):
+        return [task]
+    from .remote_slides import is_folder, list_folder  # its libraries are for those who have slides by URL
+
+    if task is not None and not is_folder(url):
+        return [task]
+    listed = list_folder(url if url.endswith("/") else f"{url}/")
+    files = [file for file in listed if not file_of_url(file).startswith(".")]
+    kept = _without_images_beside(public_address(url), [Path(file_of_url(file)) for file in files])
+    found = [
+        file for file in files if Path(file_of_url(file)) in kept or file_of_url(file).lower().endswith(dicom.SUFFIX)
+    ]
+    if not found:
+        raise ValueError(f"The folder {public_address(url)} holds no slides ({' '.join(sorted(_SLIDE_SUFFIXES))}).")
+    return [_named_by_url(file) for file in found]
+
+
+def _named_by_url(url: str) -> SlideTask:
+    """A slide of a folder at a URL; one whose name cannot be used fails, and the others go on."""
+    try:
+        return task_of_url(url, "", public_address(url))
+    except ValueError as error:
+        path = Path(file_of_url(url))
+        return SlideTask(path, path.stem, problem=str(error), url=url)
 
 
 def _slides_in(folder: Path) -> list[SlideTask]:
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in entries if not _problem_of(path)]
+    found = _without_images_beside(folder, files)
+    tasks = [_named_by(path.stem, path, path) for path in found]
+    tasks += _dicom_slides(folder, [path for path in files if path.suffix.lower() == dicom.SUFFIX])
+    return tasks + _unusable(entries)
+
+
+def _without_images_beside(folder: Any, files: Sequence[Path]) -> list[Path]:
+    """Those of the files that are called like slides or images, without images that belong to slides."""
     slides = [path for path in files if path.suffix.lower() in _SLIDE_SUFFIXES]
     images = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
     if any(path.suffix.lower() in (".vms", ".vmu") for path in slides):  # their pixels are .jpg files beside them
@@ -76,10 +133,7 @@ def _slides_in(folder: Path) -> list[SlideTask]:
     if beside:
         names = [path.name for path in beside]
         logger.warning("In %s the images %s lie beside slides of their names, and are not classified.", folder, names)
-    found = sorted({*slides, *images} - set(beside))
-    tasks = [_named_by(path.stem, path, path) for path in found]
-    tasks += _dicom_slides(folder, [path for path in files if path.suffix.lower() == dicom.SUFFIX])
-    return tasks + _unusable(entries)
+    return sorted({*slides, *images} - set(beside))
 
 
 def _unusable(entries: Sequence[Path]) -> list[SlideTask]:
@@ -138,7 +192,8 @@ def _one_per_series(tasks: Sequence[SlideTask]) -> list[SlideTask]:
     kept: list[SlideTask] = []
     seen: set[tuple[Path, str]] = set()
     for task in tasks:
-        series = dicom.read_series(task.path) if task.path.suffix.lower() == dicom.SUFFIX else None
+        of_series = task.path.suffix.lower() == dicom.SUFFIX and not task.url
+        series = dicom.read_series(task.path) if of_series else None
         key = (task.path.resolve().parent, series.uid) if series else None
         named = task.name != task.path.stem or task.mpp is not None or task.mask is not None
         if key is None or named or key not in seen:

@@ -8,12 +8,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 from ..plain_text import escaped
+from .addresses import is_url, without_secrets
 from .file_check import check_is_file
 from .task import SlideTask, checked_name
+from .url_tasks import task_of_url
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,8 @@ def read_manifest(path: Path, also: Sequence[str] = ()) -> list[SlideTask]:
     A .csv or .tsv file has a column `slide` and, as one likes, `name` (of the folder of results), `mpp` and `mask`,
     whatever their case; commas, semicolons or tabs part them. The columns `also` are kept as they are, others are
     ignored with a warning. A .txt file has a path per line. Empty lines are passed over. Paths are relative to the
-    manifest's folder. The text is UTF-8; a path of other bytes is taken if it is that of a file.
+    manifest's folder; slides may also be named by URL. The text is UTF-8; a path of other bytes is taken if it is that
+    of a file.
 
     Raises:
         ValueError: It cannot be read, has no such column, names no slides, or a row is wrong.
@@ -74,15 +78,19 @@ def _rows(path: Path, text: str, separator: str, also: Sequence[str]) -> list[di
     names = [name.strip().casefold() for name in rows[0]] if rows else []
     twice = sorted(name for name, count in Counter(names).items() if count > 1 and name in (*_COLUMNS, *also))
     if "slide" not in names or twice:
-        problem = f"has the columns {twice} twice" if twice else f"has the columns {rows[0] if rows else []}"
+        problem = f"has the columns {twice} twice" if twice else f"has the columns {_shown(rows[0] if rows else [])}"
         expected = ", ".join((*_COLUMNS[1:], *also))
         raise ValueError(f"The manifest {path} {problem}, expected `slide` and, as needed, {expected}.")
     others = [name for name, low in zip(rows[0], names) if low and low not in (*_COLUMNS, *also)]
     if others:
         read = f"{', '.join((*_COLUMNS, *also)[:-1])} and {(*_COLUMNS, *also)[-1]}"
-        logger.warning("The manifest %s: the columns %s are ignored; %s are read.", path, others, read)
+        logger.warning("The manifest %s: the columns %s are ignored; %s are read.", path, _shown(others), read)
     # As in csv.DictReader, what is more than the columns lies under None.
     return [{**dict(zip(names, row)), **_rest(row[len(names) :])} for row in rows[1:]]
+
+
+def _shown(cells: Sequence[str]) -> str:
+    return without_secrets(str(list(cells)))  # where there is no header, they are what should be below it
 
 
 def _rest(cells: list[str]) -> dict[Any, Any]:
@@ -94,13 +102,20 @@ def _task_of_row(manifest: Path, number: int, row: dict[Any, Any], separator: st
     cells = {column: (row.get(column) or "").strip() for column in _COLUMNS}
     if not cells["slide"] or None in row:
         raise ValueError(f"{where} has no path, or more cells than columns.")
-    path = manifest.parent / cells["slide"]
+    if is_url(cells["mask"]):
+        raise ValueError(f"{where} has its mask at a URL, expected a file.")
     mask = manifest.parent / cells["mask"] if cells["mask"] else None
+    more = {column: row.get(column) or "" for column in also}
+    mpp = _mpp(cells["mpp"], separator, where)
+    if is_url(cells["slide"]):
+        task = task_of_url(cells["slide"], cells["name"], where)
+        return replace(task, mpp=mpp, mask=mask, more=more, manifest_folder=manifest.parent)
+    path = manifest.parent / cells["slide"]
     for column, named in (("path", path), ("mask", mask)):
         if named is not None:
             _check_bytes(named, f"{where} has the {column}")
-    name, more = checked_name(cells["name"] or path.stem, where), {column: row.get(column) or "" for column in also}
-    return SlideTask(path, name, _mpp(cells["mpp"], separator, where), mask, more=more, manifest_folder=manifest.parent)
+    name = checked_name(cells["name"] or path.stem, where)
+    return SlideTask(path, name, mpp, mask, more=more, manifest_folder=manifest.parent)
 
 
 def _check_bytes(path: Path, where: str) -> None:

@@ -12,15 +12,18 @@ from accelerate.utils import broadcast_object_list
 
 from ..files import require_writable
 from ..launching import make_accelerator
-from ..plain_text import escaped
+from .cohort import Cohort, require_own_table
 from .finding import find_slides
+from .history import History
 from .model import SlideModel
 from .one import map_slide
+from .records import Records
 from .results import SlideResult
 from .settings import SlideSettings
 from .shared_run import SharedRun, new_run_folder, remove_dead_runs
 from .slide_error import SlideError
-from .task import SlideTask
+from .task import COHORT_PAGE, COHORT_TABLE, SlideTask
+from .working import LoneRun, Worker, note_lost, run_name, stage_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ def segment_slide(slide: Union[str, Path], settings: SlideSettings) -> SlideResu
     """Classify the tissue of one slide, in this process, and write its folder.
 
     Args:
-        slide: A file, or a folder or manifest that names one slide.
+        slide: A file or URL, or a folder or manifest that names one slide.
         settings: Model, output folder and the rest.
 
     Returns:
@@ -37,27 +40,35 @@ def segment_slide(slide: Union[str, Path], settings: SlideSettings) -> SlideResu
 
     Raises:
         ValueError: The slide or the model cannot be used, or there is not exactly one slide.
-        OSError: The model cannot be loaded, or the output folder cannot be written.
+        OSError: The model cannot be loaded, or a folder cannot be written.
         FloatingPointError: The backbone or the head makes NaN.
     """
-    tasks = find_slides([str(slide)])
+    tasks = find_slides([str(slide)], urls=True)
     if len(tasks) != 1:
         raise ValueError(f"{slide} names {len(tasks)} slides: expected one; `segment_slides` takes many.")
-    require_writable(settings.output_dir, "--output_dir")
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    _make_folders(settings)
     if tasks[0].problem:
         raise SlideError(tasks[0].problem)
     model = SlideModel.load(settings, make_accelerator().device)
-    return map_slide(tasks[0], model, settings)
+    stage = stage_of(tasks, settings)
+    if stage is None:
+        return map_slide(tasks[0], model, settings)
+    with stage:
+        staged = stage.begin(tasks[0])
+        try:
+            return map_slide(staged.wait(), model, settings)
+        except SlideError as error:
+            raise type(error)(staged.of_the_original(str(error))) from error
 
 
 def segment_slides(slides: Sequence[Union[str, Path]], settings: SlideSettings) -> list[SlideResult]:
-    """Classify slides; the processes of `accelerate launch` take one after the other.
+    """Classify slides; the processes of `accelerate launch`, and runs side by side, take one after the other.
 
-    A slide that fails is reported and the others go on. Slides that are done are skipped.
+    A slide that fails is reported and the others go on. Slides that are done are skipped, and those that another run
+    has begun are waited for at the end. `cohort.csv` and `cohort.html` list all slides of the output folder.
 
     Args:
-        slides: Files, folders of slides, and manifests (see `find_slides`).
+        slides: Files, folders of slides, manifests and URLs (see `find_slides`).
         settings: For all of them.
 
     Returns:
@@ -66,26 +77,63 @@ def segment_slides(slides: Sequence[Union[str, Path]], settings: SlideSettings) 
     Raises:
         ValueError: There are no slides, a manifest or a setting is wrong, two slides have one name, or several one
             drawing.
-        OSError: The model cannot be loaded, or the output folder cannot be written.
+        OSError: The model cannot be loaded, or a folder cannot be written.
     """
-    tasks = find_slides([str(slide) for slide in slides])
+    started = time.time()
+    _refuse_own_tables(slides, settings.output_dir)
+    tasks = find_slides([str(slide) for slide in slides], urls=True)
     _check_drawings(tasks, settings.mask)
-    require_writable(settings.output_dir, "--output_dir")
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    _make_folders(settings)
+    require_own_table(settings.output_dir)
     accelerator = make_accelerator()
-    if accelerator.is_main_process:
-        remove_dead_runs(settings.output_dir)
+    folder, tasks = _agree(tasks, settings, accelerator)
+    if not tasks:
+        logger.info("None of these slides has failed before: --retry_failed takes none.")
+        return []
     model = SlideModel.load(settings, accelerator.device)
     settings.checked_stride(model.config.patch_size)
+    records = Records(settings.output_dir, run_name(folder, settings))
+    history = History(model, settings, records, started)
     if accelerator.num_processes == 1:
-        return [_attempt(task, model, settings) for task in tasks]
-    run = _join_run(settings.output_dir, tasks, accelerator)
-    while (number := run.take()) is not None:
-        run.report(number, _attempt(tasks[number], model, settings))
+        alone = LoneRun(len(tasks))
+        Worker(alone, tasks, model, settings, records, history).work()
+        return alone.results()
+    run = SharedRun(folder, tasks)
+    # Whoever came late would find the folder of a short run removed, and make it anew.
+    accelerator.wait_for_everyone()
+    Worker(run, tasks, model, settings, records, history).work()
     results = run.wait_for_all() if accelerator.is_main_process else []
     run.leave()
+    if accelerator.is_main_process and note_lost(tasks, results, records):
+        Cohort(settings.output_dir, records).write()
     accelerator.end_training()
     return results
+
+
+def _make_folders(settings: SlideSettings) -> None:
+    require_writable(settings.output_dir, "--output_dir")
+    if settings.stage_dir is not None:
+        require_writable(settings.stage_dir, "--stage_dir")
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _agree(tasks: list[SlideTask], settings: SlideSettings, accelerator: Accelerator) -> tuple[Path, list[SlideTask]]:
+    """The folder of the run and its slides, the same in all processes: files, and failures, may come and go."""
+    if settings.retry_failed:
+        records = Records(settings.output_dir, "")
+        found = [(task, records.read(task)) for task in tasks]
+        tasks = [task for task, record in found if record is not None and record.status == "failed"]
+    if accelerator.is_main_process:
+        remove_dead_runs(settings.output_dir)
+    folder, tasks = broadcast_object_list([new_run_folder(settings.output_dir), tasks])
+    return folder, tasks
+
+
+def _refuse_own_tables(slides: Sequence[Union[str, Path]], output_dir: Path) -> None:
+    own = {os.path.realpath(output_dir / name) for name in (COHORT_TABLE, COHORT_PAGE)}
+    for slide in slides:
+        if os.path.realpath(slide) in own:
+            raise ValueError(f"{slide} is the table that this run writes: copy it, and name the copy.")
 
 
 def _check_drawings(tasks: Sequence[SlideTask], mask: Optional[Path]) -> None:
@@ -104,26 +152,3 @@ def _check_drawings(tasks: Sequence[SlideTask], mask: Optional[Path]) -> None:
     shared = [drawing for drawing, paths in of_slides.items() if len(paths) > 1]
     if shared:
         logger.warning("The manifest gives one drawing to several slides: %s.", ", ".join(shared))
-
-
-def _join_run(output_dir: Path, tasks: Sequence[SlideTask], accelerator: Accelerator) -> SharedRun:
-    run = SharedRun(broadcast_object_list([new_run_folder(output_dir)])[0], tasks)
-    # Whoever came late would find the folder of a short run removed, and make it anew.
-    accelerator.wait_for_everyone()
-    return run
-
-
-def _attempt(task: SlideTask, model: SlideModel, settings: SlideSettings) -> SlideResult:
-    started = time.monotonic()
-    name, message = escaped(task.name), task.problem
-    try:
-        if not task.problem:
-            return map_slide(task, model, settings)
-        logger.error("%s failed: %s", name, escaped(task.problem))
-    except (ValueError, OSError, FloatingPointError) as error:  # foreseen: the message says it all
-        message = str(error)
-        logger.error("%s failed: %s", name, escaped(message))
-    except Exception as error:  # the other slides must not suffer from it; the trace is for whoever mends it
-        logger.exception("%s failed", name)
-        message = f"{type(error).__name__}: {error}"
-    return SlideResult(task.name, "failed", seconds=time.monotonic() - started, message=message)

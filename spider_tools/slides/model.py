@@ -84,6 +84,11 @@ class SlideModel:
         return loaded
 
     @property
+    def device(self) -> torch.device:
+        """Where backbone and head run."""
+        return self._device
+
+    @property
     def pin_memory(self) -> bool:
         """Whether patches get to the device faster from pinned memory."""
         return self._device.type == "cuda"

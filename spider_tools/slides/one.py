@@ -27,7 +27,7 @@ from .preparing import PreparedSlide, embedding_content, prepare
 from .report_map import make_map
 from .report_patches import patch_pictures
 from .report_tiles import make_tiles
-from .results import SlideResult
+from .results import BACKBONE, SlideResult
 from .saved_embeddings import EMBEDDINGS_NAME, EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
 from .slide_error import SlideError
@@ -126,11 +126,20 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
     features = PatchFeatures.of(prepared, predictions, table.embeddings, rows[cells])
     writers = {**_writers(prepared, thumbnail, predictions, facts, preview), **writers_for(prepared.outputs, features)}
     clock.stop("pictures and tables")
+    clock.seconds[BACKBONE] = embedded.backbone_seconds  # a part of the embedding
     left_out = None if mask.left_out is None else mask.left_out.as_json()
     marker = {**_marker(prepared, facts, embedded, clock.seconds), "left_out": left_out}
     outputs.write_outputs(prepared.folder, writers, marker, others=(EMBEDDINGS_NAME,))
-    seconds = time.monotonic() - started
-    return SlideResult(prepared.task.name, "done", len(predictions.positions), embedded.patches, seconds, damage)
+    return SlideResult(
+        prepared.task.name,
+        "done",
+        len(predictions.positions),
+        embedded.patches,
+        time.monotonic() - started,
+        damage,
+        clock.seconds["embedding"],
+        embedded.backbone_seconds,
+    )
 
 
 def _embed(

@@ -99,6 +99,12 @@ class SlideSettings(Settings):
     batch_size: int = setting(64, at_least=1, help="patches at once through the backbone")
     num_workers: int = setting(2, at_least=0, help="processes that read each slide")
     save_every: float = setting(30.0, at_least=0, help="seconds of embedding that a killed run loses at most")
+    stage_dir: Optional[Path] = setting(
+        None,
+        help="folder on a fast disk: the next slide is copied there while one is embedded, and removed once it is "
+        "done; room for two slides per process (slides by URL come there too, by default below --output_dir)",
+    )
+    retry_failed: bool = setting(False, help="take only the slides that failed before, which cohort.csv lists")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be used here."""

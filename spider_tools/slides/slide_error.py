@@ -7,3 +7,7 @@ class SlideError(ValueError):
 
 class UnreadableError(SlideError):
     """Pixels at one place of a slide cannot be read; those at others may be."""
+
+
+class StoppedError(Exception):
+    """Whoever wanted a copy of a slide does not want it any more."""

@@ -59,7 +59,8 @@ def test_every_slide_gets_a_folder_with_everything(slide_folder, settings):
         marker = json.loads((settings.output_dir / name / "slide.json").read_text())
         assert set(marker["outputs"]) == FILES - {"slide.json"}
         assert marker["facts"]["Patch"] == "28 px, with 5 x 5 patches of context"
-    assert {path.name for path in settings.output_dir.iterdir()} == {"one", "two"}
+    files = {path.name for path in settings.output_dir.iterdir()}
+    assert files == {"one", "two", "cohort.csv", "cohort.html", ".cohort"}
 
 
 def test_what_is_done_is_skipped_until_something_changes(slide_folder, settings, make_model, processor, tmp_path):
