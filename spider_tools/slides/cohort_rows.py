@@ -149,8 +149,10 @@ def _settings(marker: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warnings(marker: dict[str, Any], composition: dict[str, Any]) -> list[str]:
-    facts, share = marker["facts"], composition.get("percent_unfamiliar")
-    imported = marker.get("import")
+    if "warnings" in marker:
+        return [str(warning) for warning in marker["warnings"]]
+    # Earlier versions wrote no list of them.
+    facts, share, imported = marker["facts"], composition.get("percent_unfamiliar"), marker.get("import")
     return [
         *([imported["sentence"]] if imported and not imported["verified"] else []),
         *(facts[name] for name in ("Warning", "Damage") if facts.get(name)),

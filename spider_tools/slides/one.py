@@ -1,38 +1,28 @@
 """One slide from the file to the map."""
 
-import json
 import logging
 import time
-from typing import Any
 
 import numpy as np
 import torch
 
-from .. import __version__
-from ..files import Writer, bytes_writer, replacing, text_writer
 from ..output_folder import only_run_in
 from . import outputs, pictures
 from .classification import classify_positions, unfamiliarity_of_positions
-from .colors import looks_of
-from .composition import composition_csv, make_composition
 from .embedding import Embedded, embed_slide, table_rows
-from .facts import limits, make_facts, unfamiliar_warning, warnings
-from .html_report import SlideMap, make_report
+from .facts import unfamiliar_warning
+from .mapped_slide import MappedSlide, save_preview
 from .model import SlideModel
-from .output_files import GEOJSON_NAME, TABLE_NAME, check_shared_folders
+from .output_files import check_shared_folders
 from .patch_features import PatchFeatures
-from .polygons import write_geojson
 from .predictions import SlidePredictions
 from .preparing import PreparedSlide, embedding_content, prepare
-from .report_map import make_map
-from .report_patches import patch_pictures
-from .report_tiles import make_tiles
 from .results import BACKBONE, SlideResult
 from .saved_embeddings import EMBEDDINGS_NAME, EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
 from .slide_error import SlideError
 from .task import SlideTask
-from .tissue import TissueMask, find_tissue
+from .tissue import find_tissue
 from .tool_outputs import bytes_for, check_writable, writers_for
 
 logger = logging.getLogger(__name__)
@@ -87,7 +77,7 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
     thumbnail = pictures.make_thumbnail(prepared.slide)
     search = prepared.settings.tissue_search
     mask = find_tissue(prepared.slide, lattice, prepared.drawing, search, prepared.learned)
-    preview = _save_preview(prepared, thumbnail, mask)
+    preview = save_preview(prepared, thumbnail, mask)
     cells = mask.cells(lattice, prepared.settings.min_tissue)
     clock.stop("tissue")
 
@@ -113,30 +103,24 @@ def _segment(prepared: PreparedSlide, model: SlideModel, started: float) -> Slid
         found_mm2=mask.area_mm2(prepared.slide.mpp),
         abstain=prepared.settings.abstain,
     )
-    for warning in unfamiliar_warning(predictions):
-        logger.warning("%s: %s", prepared.task.name, warning)
     clock.stop("classification")
 
-    damage = _left_out(embedded)
-    facts = {
-        **make_facts(prepared, mask, predictions),
-        "Patches embedded, context included": int(needed.sum()),
-        **({"Damage": damage} if damage else {}),
-    }
+    mapped = MappedSlide(prepared, thumbnail, mask, preview, predictions, int(needed.sum()), _left_out(embedded))
+    for warning in unfamiliar_warning(predictions):
+        logger.warning("%s: %s", prepared.task.name, warning)
     features = PatchFeatures.of(prepared, predictions, table.embeddings, rows[cells])
-    writers = {**_writers(prepared, thumbnail, predictions, facts, preview), **writers_for(prepared.outputs, features)}
+    writers = {**mapped.writers(), **writers_for(prepared.outputs, features)}
     clock.stop("pictures and tables")
     clock.seconds[BACKBONE] = embedded.backbone_seconds  # a part of the embedding
-    left_out = None if mask.left_out is None else mask.left_out.as_json()
-    marker = {**_marker(prepared, facts, embedded, clock.seconds), "left_out": left_out}
-    outputs.write_outputs(prepared.folder, writers, marker, others=(EMBEDDINGS_NAME,))
+    done = {"seconds": clock.seconds, "embedded_now": embedded.patches, "unreadable_patches": len(embedded.unreadable)}
+    outputs.write_outputs(prepared.folder, writers, {**mapped.marker(), **done}, others=(EMBEDDINGS_NAME,))
     return SlideResult(
         prepared.task.name,
         "done",
         len(predictions.positions),
         embedded.patches,
         time.monotonic() - started,
-        damage,
+        mapped.damage,
         clock.seconds["embedding"],
         embedded.backbone_seconds,
     )
@@ -170,36 +154,6 @@ def _left_out(embedded: Embedded) -> str:
     return f"The file is damaged: {what} left out, also of the context of others." if count else ""
 
 
-def _marker(
-    prepared: PreparedSlide, facts: dict[str, Any], embedded: Embedded, seconds: dict[str, float]
-) -> dict[str, Any]:
-    """The content of slide.json."""
-    return {
-        "spider_tools": __version__,
-        "request": prepared.request,
-        "geojson_origin_level0": prepared.slide.bounds[:2],
-        # What Hamamatsu's annotations count from and by, for those who read them without the slide.
-        "center_offset_nm": prepared.slide.center_offset_nm,
-        "own_mpp": prepared.slide.own_mpp,
-        "import": prepared.imported,
-        "facts": facts,
-        "seconds": seconds,
-        "embedded_now": embedded.patches,
-        "unreadable_patches": len(embedded.unreadable),
-    }
-
-
-def _save_preview(prepared: PreparedSlide, thumbnail: pictures.Thumbnail, mask: TissueMask) -> bytes:
-    """The picture of the tissue, which is there to look at before the long work, unless an earlier result is."""
-    settings = prepared.settings
-    cells = mask.share(prepared.lattice) >= settings.min_tissue
-    preview = outputs.as_png(pictures.draw_tissue(thumbnail, mask, cells, prepared.lattice, prepared.slide.mpp))
-    if not (prepared.folder / outputs.MARKER_NAME).exists():
-        with replacing(prepared.folder / outputs.TISSUE_NAME) as unfinished:
-            unfinished.write_bytes(preview)
-    return preview
-
-
 class _Clock:
     """Seconds of every part of the work."""
 
@@ -211,46 +165,3 @@ class _Clock:
         now = time.monotonic()
         self.seconds[part] = now - self._last
         self._last = now
-
-
-def _writers(
-    prepared: PreparedSlide,
-    thumbnail: pictures.Thumbnail,
-    predictions: SlidePredictions,
-    facts: dict[str, Any],
-    preview: bytes,
-) -> dict[str, Writer]:
-    name = prepared.task.name
-    composition = make_composition(predictions)
-    images = {
-        "overview.png": outputs.as_png(pictures.draw_overview(thumbnail, predictions, name)),
-        "heatmaps.png": outputs.as_png(pictures.draw_heatmaps(thumbnail, predictions, name)),
-        outputs.TISSUE_NAME: preview,
-    }
-    told = [*warnings(prepared), *unfamiliar_warning(predictions)]
-    looks = looks_of(predictions)
-    slide_map = _slide_map(prepared, predictions, composition)
-    report = make_report(name, composition, facts, limits(predictions), images, told, looks, slide_map)
-    return {
-        **_usual_writers(prepared, predictions),
-        "composition.csv": text_writer(composition_csv(composition)),
-        "composition.json": text_writer(json.dumps(composition, indent=1, ensure_ascii=False) + "\n"),
-        "report.html": text_writer(report),
-        **{file: bytes_writer(content) for file, content in images.items()},
-    }
-
-
-def _slide_map(prepared: PreparedSlide, predictions: SlidePredictions, composition: dict[str, Any]) -> SlideMap:
-    cells = predictions.map_of(np.ones(len(predictions.positions), dtype=bool), False)
-    tiles = make_tiles(prepared.slide, prepared.lattice, cells, max(prepared.view.mpp))
-    data = make_map(prepared.slide, predictions, tiles, looks_of(predictions))
-    return SlideMap(data, patch_pictures(prepared.view, predictions), composition)
-
-
-def _usual_writers(prepared: PreparedSlide, predictions: SlidePredictions) -> dict[str, Writer]:
-    name, tiles, origin = prepared.task.name, prepared.settings.tiles, prepared.slide.bounds[:2]
-    writers: dict[str, tuple[str, Writer]] = {
-        "geojson": (GEOJSON_NAME, lambda path: write_geojson(path, predictions, name, tiles, origin)),
-        "parquet": (TABLE_NAME, outputs.table_writer(predictions)),
-    }
-    return dict(writers[output] for output in writers if output in prepared.outputs)
