@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cohort", description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder that does not exist yet")
     parser.add_argument("--slides", type=int, default=20, help="how many, the two broken ones included")
-    parser.add_argument("--px", type=int, default=2500, help="side of the first slide; each is a little wider")
+    parser.add_argument("--px", type=int, default=6000, help="side of the first slide; each is a little wider")
     given = parser.parse_args()
     slides, model = given.output / "slides", given.output / "model"
     slides.mkdir(parents=True)

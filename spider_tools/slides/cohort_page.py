@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..files import replacing
 from ..images import DECODING_ERRORS
+from ..plain_text import escaped
 from .cohort_rows import CohortRow, class_order
 from .records import key_of_name
 
@@ -106,6 +107,7 @@ def _base64_of(picture: Path) -> Optional[str]:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True,  # names of slides and classes, and messages, come from anywhere
+        finalize=lambda value: escaped(value) if type(value) is str else value,  # bytes that are no UTF-8 among them
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -12,6 +12,7 @@ from ..flags import as_json
 from ..plain_text import escaped
 from . import outputs
 from .drawings import drawing_for
+from .file_check import check_is_file
 from .model import SlideModel
 from .preparing import prepare
 from .records import Record, Records
@@ -116,6 +117,8 @@ class History:
         """A digest of all that decides a result beside the pixels."""
         try:
             drawing = task.mask or drawing_for(self._settings.mask, task.name)
+            if drawing is not None:
+                check_is_file(drawing, "mask")  # reading from a pipe comes to no end
             mask = None if drawing is None else file_sha256(drawing)
         except (ValueError, OSError):
             mask = "none that can be read"

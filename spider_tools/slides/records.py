@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
@@ -102,7 +103,8 @@ class Records:
         before = self._holder(task)
         deaths = before.get("deaths", 0) + 1 if before.get("run") == self.run else 0
         told = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "run": self.run}
-        write_text(self.folder / f"{key_of(task)}{_HOLDER}", json.dumps({**told, "deaths": deaths}) + "\n")
+        with suppress(OSError):  # as on a full disk, of which the slide's own files will tell
+            write_text(self.folder / f"{key_of(task)}{_HOLDER}", json.dumps({**told, "deaths": deaths}) + "\n")
         return deaths < _TRIES
 
     def end(self, task: SlideTask) -> None:

@@ -295,6 +295,13 @@ def test_the_page_holds_small_pictures_and_says_what_failed_in_words(tmp_path):
     assert not re.search(r"(src|href)=\"(https?:)?//", page), "it needs no other file"
 
 
+def test_what_cannot_be_printed_is_escaped_on_the_page(tmp_path):
+    name = "Pr\udce4parat\x1b[31m\u202e"
+    page = make_page([row(name, "failed", message=name, classes={name: 1.0})], tmp_path)
+    assert "Pr\\udce4parat\\x1b[31m\\u202e" in page
+    assert page.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("noise", [True, False])
 def test_a_picture_has_a_bounded_size(tmp_path, noise):
     folder = tmp_path / "a"
