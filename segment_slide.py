@@ -29,7 +29,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
 def main(values: dict[str, Any]) -> int:
     """Classify the slides and print what became of them; 1 if any failed."""
     settings = take(SlideSettings, values)
-    from spider_tools.slides.many import segment_slides  # seconds of imports, which --help need not wait for
+    from spider_tools.cohorts.many import segment_slides  # seconds of imports, which --help need not wait for
     from spider_tools.slides.results import summary
 
     results = segment_slides(values["slide"], settings)

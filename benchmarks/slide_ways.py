@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from spider_tools import remote_code
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.view import SlideView, model_scale
+from spider_tools.slide_sources.finding import SlideTask
 from spider_tools.slides.embedding import in_reading_order
-from spider_tools.slides.finding import SlideTask
-from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.one import map_slide
-from spider_tools.slides.reader import open_slide
 from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.tissue import find_tissue
-from spider_tools.slides.view import SlideView, model_scale
+from spider_tools.tissue.tissue_mask import find_tissue
 
 from .models import random_model
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .building.run import build_dataset as build_dataset
     from .building.settings import BuildSettings as BuildSettings
+    from .cohorts.many import segment_slide as segment_slide
+    from .cohorts.many import segment_slides as segment_slides
     from .data.loading import RegionData as RegionData
     from .data.loading import load_regions as load_regions
     from .data.settings import DataSettings as DataSettings
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from .evaluation.settings import EvaluationSettings as EvaluationSettings
     from .publishing.publish import publish as publish
     from .publishing.settings import PublishSettings as PublishSettings
-    from .slides.many import segment_slide as segment_slide
-    from .slides.many import segment_slides as segment_slides
     from .slides.settings import SlideSettings as SlideSettings
     from .training.run import train as train
     from .training.settings import TrainingSettings as TrainingSettings

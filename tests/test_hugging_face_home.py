@@ -63,7 +63,7 @@ def test_a_read_only_home_that_has_all_of_the_code_will_do(tmp_path):
 # Runs scripts one by one in forks of a process that has imported what takes seconds; their outputs become files.
 RUN_ALL = """
 import json, os, runpy, sys
-import spider_tools.evaluation.run, spider_tools.slides.many, spider_tools.training.run
+import spider_tools.evaluation.run, spider_tools.cohorts.many, spider_tools.training.run
 import spider_tools.weights.import_spider
 for number, words in enumerate(json.loads(sys.argv[1])):
     if os.fork() == 0:

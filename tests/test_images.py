@@ -8,7 +8,7 @@ from PIL import Image
 from spider_tools import remote_code
 from spider_tools.data.patches import FolderPatches
 from spider_tools.images import DECODING_ERRORS, is_marked, to_rgb, unusable_mode
-from spider_tools.slides.reader import open_slide
+from spider_tools.slide_files.reader import open_slide
 
 SIDE = 48
 

@@ -10,10 +10,10 @@ PACKAGE = ROOT / "spider_tools"
 # From the ground up. Modules at the top level of the package are the ground.
 LAYERS = (
     ("",),
-    ("data", "annotations"),
-    ("embeddings", "weights"),
+    ("data", "annotations", "slide_files"),
+    ("embeddings", "weights", "slide_sources", "tissue"),
     ("training", "evaluation", "slides", "publishing"),
-    ("demo", "building", "retrieval", "calibration"),
+    ("demo", "building", "retrieval", "calibration", "cohorts"),
     ("train", "evaluate", "segment_slide", "build_dataset"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -9,8 +9,8 @@ from ..annotations.reading import find_annotations
 from ..data.tables import SPLITS
 from ..patients import patients_or_slides
 from ..plain_text import escaped
-from ..slides.finding import find_slides
-from ..slides.task import SlideTask
+from ..slide_sources.finding import find_slides
+from ..slide_sources.task import SlideTask
 from .settings import BuildSettings
 
 COLUMNS = ("patient", "annotations", "split", "fully_annotated")

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ..files import readable_as_umask_says
-from ..slides.lattice import Lattice
-from ..slides.slide_error import UnreadableError
-from ..slides.view import SlideView
+from ..slide_files.lattice import Lattice
+from ..slide_files.slide_error import UnreadableError
+from ..slide_files.view import SlideView
 from .cases import Case
 from .labelling import open_case
 from .settings import BuildSettings

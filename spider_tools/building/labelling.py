@@ -9,13 +9,13 @@ import shapely
 
 from ..annotations.reading import Annotation, read_annotations
 from ..plain_text import escaped
-from ..slides.lattice import Lattice
-from ..slides.reader import open_slide
-from ..slides.slide import Slide
-from ..slides.slide_error import SlideError
-from ..slides.tissue import find_tissue
-from ..slides.view import SlideView, model_scale
+from ..slide_files.lattice import Lattice
+from ..slide_files.reader import open_slide
+from ..slide_files.slide import Slide
+from ..slide_files.slide_error import SlideError
+from ..slide_files.view import SlideView, model_scale
 from ..suggestions import is_suggestion
+from ..tissue.tissue_mask import find_tissue
 from .cases import Case
 from .coverage import nearest_objects, overlaps, patch_boxes, shares
 from .settings import BuildSettings

@@ -17,7 +17,7 @@ from ..data.settings import DataSettings
 from ..files import bytes_writer, file_sha256, read_json_object, require_writable, text_writer, write_together
 from ..output_folder import LOCK_NAME, only_run_in
 from ..plain_text import spreadsheet_cell
-from ..slides.task import checked_name
+from ..slide_sources.task import checked_name
 from .contact_sheet import contact_sheet
 from .patches import Patches
 from .pixels import Pixels, read_pixels

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..images import DECODING_ERRORS, to_rgb
 from ..launching import make_accelerator
-from ..slides.file_check import IMAGE_FORMATS, check_is_file
+from ..slide_files.file_check import IMAGE_FORMATS, check_is_file
 from ..slides.model import SlideModel
 from ..weights.loading import load_image_processor, load_spider
 from .sources import require_alike

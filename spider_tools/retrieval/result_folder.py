@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from ..annotations.frame import Frame
 from ..files import read_json_object
 from ..probabilities import probability_name
-from ..slides.content import older_identity
+from ..slide_files.content import older_identity
+from ..slide_sources.task import checked_name
 from ..slides.outputs import MARKER_NAME
 from ..slides.saved_embeddings import EMBEDDINGS_NAME, EmbeddingTable
-from ..slides.task import checked_name
 from ..slides.tensor_file import CHECKSUM, has_the_form, sha256_in
 from .patches import SCHEMA, Patches
 

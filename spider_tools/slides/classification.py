@@ -5,7 +5,7 @@ from typing import Optional
 import numpy as np
 import torch
 
-from .lattice import Lattice
+from ..slide_files.lattice import Lattice
 from .model import SlideModel
 
 _REGIONS_AT_ONCE = 256

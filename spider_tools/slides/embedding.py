@@ -9,14 +9,14 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..slide_files.lattice import Lattice
+from ..slide_files.slide_error import SlideError, UnreadableError
+from ..slide_files.view import MOST_UNREADABLE, SlideView
 from ..workers import WatchedLoader, usable_workers, worker_failures_in_words
 from .backbone_clock import BackboneClock
-from .lattice import Lattice
 from .model import SlideModel
 from .saved_embeddings import EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
-from .slide_error import SlideError, UnreadableError
-from .view import MOST_UNREADABLE, SlideView
 
 # Patches are read square by square of this many px: neighbours share tiles of the file, and squares of it fit into
 # the caches of a reader, the rows of a large slide do not.

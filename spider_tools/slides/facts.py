@@ -6,9 +6,9 @@ from typing import Any
 
 from .. import __version__
 from ..plain_text import escaped
+from ..tissue.tissue_mask import TissueMask
 from .predictions import SlidePredictions
 from .preparing import PreparedSlide
-from .tissue import TissueMask
 
 MUCH_UNFAMILIAR = 0.2  # of the tissue; on familiar slides it is about one in twenty
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..slide_files.slide_error import SlideError
 from .output_files import COORDS_FOLDER, FEATURES_FOLDER
 from .patch_features import PatchFeatures
-from .slide_error import SlideError
 
 _UM_AT_1X = 10  # per px: what 20x and 40x stand for where a scanner's px have 0.5 and 0.25 um
 _WRITTEN_BY = "spider_tools"

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import __version__
 from ..files import Writer, bytes_writer, replacing, text_writer
+from ..tissue.tissue_mask import TissueMask
 from . import outputs, pictures
 from .colors import looks_of
 from .composition import composition_csv, make_composition
@@ -22,7 +23,6 @@ from .preparing import PreparedSlide
 from .report_map import make_map
 from .report_patches import patch_pictures
 from .report_tiles import make_tiles
-from .tissue import TissueMask
 
 
 def save_preview(prepared: PreparedSlide, thumbnail: pictures.Thumbnail, mask: TissueMask) -> bytes:

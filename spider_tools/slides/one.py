@@ -7,6 +7,9 @@ import numpy as np
 import torch
 
 from ..output_folder import only_run_in
+from ..slide_files.slide_error import SlideError
+from ..slide_sources.task import SlideTask
+from ..tissue.tissue_mask import find_tissue
 from . import outputs, pictures
 from .classification import classify_positions, unfamiliarity_of_positions
 from .embedding import Embedded, embed_slide, table_rows
@@ -20,9 +23,6 @@ from .preparing import PreparedSlide, embedding_content, prepare
 from .results import BACKBONE, SlideResult
 from .saved_embeddings import EMBEDDINGS_NAME, EmbeddingTable, SavedEmbeddings
 from .settings import SlideSettings
-from .slide_error import SlideError
-from .task import SlideTask
-from .tissue import find_tissue
 from .tool_outputs import bytes_for, check_writable, writers_for
 
 logger = logging.getLogger(__name__)

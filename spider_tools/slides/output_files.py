@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..probabilities import probability_name
+from ..slide_files.slide_error import SlideError
 from .settings import OUTPUTS
-from .slide_error import SlideError
 
 GEOJSON_NAME = "prediction.geojson"
 TABLE_NAME = "predictions.parquet"

@@ -12,14 +12,14 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path as MatplotlibPath
 from scipy import ndimage
 
+from ..slide_files.lattice import Lattice
+from ..slide_files.slide import Slide
+from ..slide_files.view import SlideView
+from ..tissue.left_out import OF_SLIDE, percent
+from ..tissue.tissue_mask import TissueMask
 from .colors import Look, looks_of
-from .lattice import Lattice
-from .left_out import OF_SLIDE, percent
 from .polygons import cells_to_polygon
 from .predictions import SlidePredictions
-from .slide import Slide
-from .tissue import TissueMask
-from .view import SlideView
 
 _LONG_SIDE = 1600
 _MOST_NUMBERS_PER_CLASS = 3

@@ -6,7 +6,7 @@ from typing import Optional
 import numpy as np
 
 from ..probabilities import entropy
-from .lattice import Lattice
+from ..slide_files.lattice import Lattice
 
 UNFAMILIAR = "Unfamiliar"
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..flags import as_json
-from .content import older_identity
-from .drawings import drawing_for
-from .file_check import check_is_file
-from .lattice import Lattice
-from .learned_masks import learned_mask_for
+from ..slide_files.content import older_identity
+from ..slide_files.file_check import check_is_file
+from ..slide_files.lattice import Lattice
+from ..slide_files.probe import check_survives
+from ..slide_files.reader import open_slide
+from ..slide_files.slide import Slide
+from ..slide_files.view import RESAMPLING, SlideView, model_scale
+from ..slide_sources.task import SlideTask
+from ..tissue.drawings import drawing_for
+from ..tissue.learned_masks import learned_mask_for
 from .model import SlideModel
-from .probe import check_survives
-from .reader import open_slide
 from .settings import OUTPUTS, USUAL_OUTPUTS, SlideSettings
-from .slide import Slide
-from .task import SlideTask
-from .view import RESAMPLING, SlideView, model_scale
 
 _RESULT_VERSION = 3  # of what is written; another one makes slides be written again
 _DRAWING_VERSION = 2  # of how drawings are read; another one makes slides with a drawing be written again

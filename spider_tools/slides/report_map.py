@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..slide_files.slide import Slide
 from .colors import Look
 from .predictions import SlidePredictions
 from .report_tiles import TILE_PX, TileLevel
-from .slide import Slide
 
 _LARGEST = 65535
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ..slide_files.slide_error import UnreadableError
+from ..slide_files.view import SlideView
 from .predictions import SlidePredictions
 from .report_tiles import as_jpeg
-from .slide_error import UnreadableError
-from .view import SlideView
 
 _OF_EACH_KIND = 3
 _SIDE_PX = 112

@@ -9,10 +9,10 @@ from typing import Optional
 import numpy as np
 from PIL import Image
 
-from .lattice import Lattice
-from .slide import Slide
-from .slide_error import UnreadableError
-from .view import SlideView
+from ..slide_files.lattice import Lattice
+from ..slide_files.slide import Slide
+from ..slide_files.slide_error import UnreadableError
+from ..slide_files.view import SlideView
 
 TILE_PX = 512
 MOST_BYTES = 12 << 20

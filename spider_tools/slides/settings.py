@@ -8,8 +8,8 @@ from typing import Literal, Optional, get_args
 
 from ..embeddings.settings import Precision, check_precision
 from ..flags import Settings, setting
-
-MOST_MPP_TOLERANCE = 0.5  # relative: beyond it cells are of so different a size that no answer means anything
+from ..slide_files.mpp_tolerance import MOST_MPP_TOLERANCE
+from ..tissue.search import TissueSearch
 
 Output = Literal["geojson", "parquet", "h5", "h5ad", "zarr"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
@@ -31,19 +31,6 @@ def check_packages(outputs: Sequence[str]) -> None:
                 f"--outputs {output} needs the package {absent[0]}, which is not installed: "
                 f'pip install "spider-pathology[outputs]", or pip install {" ".join(absent)}.'
             )
-
-
-@dataclass(frozen=True)
-class TissueSearch:
-    """How tissue is found.
-
-    Attributes:
-        threshold: Saturation that tissue exceeds, in [0, 1]; found by Otsu's method if None.
-        keep_artifacts: Whether pen, bubbles, folds and blur count as what they look like.
-    """
-
-    threshold: Optional[float] = None
-    keep_artifacts: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from annotation_files import FRAME, areas, freehand, ndpa, read_text, view_state
 from slide_files import write_scn
 
 from spider_tools.annotations.reading import read_annotations
-from spider_tools.slides.reader import open_slide
+from spider_tools.slide_files.reader import open_slide
 
 # 1000 x 800 px of 0.5 x 0.25 um; the scan's centre, px (500, 400), lies 2 mm right of and 1 mm above the slide's.
 HAMAMATSU = replace(FRAME, name="s.ndpi", mpp=(0.5, 0.25), center_offset_nm=(2_000_000.0, -1_000_000.0))

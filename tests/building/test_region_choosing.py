@@ -10,8 +10,8 @@ from spider_tools.building.cases import Case
 from spider_tools.building.choosing import choose, choose_splits, even_shares, spread
 from spider_tools.building.labelling import LabelledSlide
 from spider_tools.building.settings import BuildSettings
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.task import SlideTask
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_sources.task import SlideTask
 
 
 def settings(**fields):

@@ -16,12 +16,7 @@ from spider_tools.embeddings import precompute, shared_work
 from spider_tools.embeddings.shared_work import SharedWork
 from spider_tools.embeddings.store import EmbeddingStore
 from spider_tools.embeddings.store_index import StoreIndex, add_shard, prepare_store
-from spider_tools.embeddings.unfinished import (
-    UNFINISHED_FOLDER,
-    read_unfinished,
-    save_unfinished,
-    take_over_unfinished,
-)
+from spider_tools.embeddings.unfinished import UNFINISHED_FOLDER, read_unfinished, save_unfinished, take_over_unfinished
 
 FILE = "shard-0123456789abcdef.safetensors"
 NAMES = [f"patch-{number:02}" for number in range(50)]

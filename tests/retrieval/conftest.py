@@ -7,10 +7,10 @@ import pytest
 import torch
 from slide_files import draw_slide, write_pyramid, write_scn
 
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.one import map_slide
 from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.task import SlideTask
 
 CORNER = (131, 57)  # of what was scanned of the slide "b"
 

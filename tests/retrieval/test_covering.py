@@ -13,11 +13,11 @@ from slide_files import draw_slide
 from spider_tools.annotations.reading import Annotation, read_annotations
 from spider_tools.retrieval.covering import annotated, covered, drawn_on
 from spider_tools.retrieval.result_folder import ResultFolder, SlideFacts
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.one import map_slide
-from spider_tools.slides.reader import open_slide
 from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.task import SlideTask
 
 SIDE = 20
 PLACES = [(float(x), float(y)) for y in range(0, 200, 10) for x in range(0, 300, 10)]  # every second one overlaps

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spider_tools.slides.lattice import Lattice
+from spider_tools.slide_files.lattice import Lattice
 from spider_tools.slides.predictions import SlidePredictions
 
 CLASS_NAMES = ("Stroma", "Fat & <oil>", "Vessels", "Never")

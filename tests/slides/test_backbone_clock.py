@@ -9,11 +9,11 @@ import pytest
 import torch
 from slide_files import draw_slide, write_pyramid
 
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides import backbone_clock
 from spider_tools.slides.backbone_clock import BackboneClock
 from spider_tools.slides.one import map_slide
 from spider_tools.slides.results import SlideResult, summary
-from spider_tools.slides.task import SlideTask
 
 
 def test_time_within_counts_and_time_between_does_not(monkeypatch):

@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files.lattice import Lattice
 from spider_tools.slides.classification import classify_positions
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.many import segment_slides
 from spider_tools.slides.saved_embeddings import SavedEmbeddings
 from spider_tools.slides.tensor_file import has_the_form, sha256_in, sha256_of
 

@@ -6,11 +6,11 @@ from PIL import Image
 from slide_files import GLASS
 from slide_predictions import CLASS_NAMES
 
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import open_slide
 from spider_tools.slides.composition import make_composition
-from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.predictions import SlidePredictions
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.tissue import find_tissue
+from spider_tools.tissue.tissue_mask import find_tissue
 
 MPP = 0.5
 SIZE = 224 * 8  # px, 0.9 mm

@@ -5,13 +5,13 @@ import pytest
 from PIL import Image, ImageDraw
 from slide_files import GLASS
 
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import open_slide
 from spider_tools.slides import outputs, pictures
-from spider_tools.slides.artifacts import glass_of, ink_of
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.pixel_tissue import tissue_of
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.settings import TissueSearch
-from spider_tools.slides.tissue import find_tissue
+from spider_tools.tissue.artifacts import glass_of, ink_of
+from spider_tools.tissue.pixel_tissue import tissue_of
+from spider_tools.tissue.search import TissueSearch
+from spider_tools.tissue.tissue_mask import find_tissue
 
 HEIGHT, WIDTH = 240, 320  # px of 8 um
 INKS = {

@@ -12,11 +12,11 @@ import shapely
 from PIL import Image
 from slide_files import GLASS, write_mirax, write_pyramid, write_scn
 
-from spider_tools.slides.lattice import Lattice
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import SlideError, bounds_of, open_slide
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides.one import map_slide
-from spider_tools.slides.reader import SlideError, bounds_of, open_slide
-from spider_tools.slides.task import SlideTask
-from spider_tools.slides.tissue import find_tissue
+from spider_tools.tissue.tissue_mask import find_tissue
 
 # Of what was scanned, which is all that QuPath shows: x from 84 to 252, y from 112 to 196.
 LEFT, TOP, RIGHT, BOTTOM = 84, 112, 252, 196

@@ -8,16 +8,16 @@ import pytest
 import torch
 from slide_files import draw_slide, write_pyramid
 
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.view import SlideView, model_scale
 from spider_tools.slides.classification import classify_positions
 from spider_tools.slides.embedding import embed_slide, in_reading_order, table_rows
-from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.predictions import SlidePredictions
-from spider_tools.slides.reader import open_slide
 from spider_tools.slides.saved_embeddings import SavedEmbeddings
 from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.tissue import find_tissue
-from spider_tools.slides.view import SlideView, model_scale
+from spider_tools.tissue.tissue_mask import find_tissue
 
 PATCH = 28
 

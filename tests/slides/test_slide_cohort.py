@@ -15,12 +15,12 @@ from PIL import Image
 from report_page import Page
 from slide_files import draw_slide, write_pyramid
 
-from spider_tools.slides import cohort_page
-from spider_tools.slides.cohort import Cohort, require_own_table
-from spider_tools.slides.cohort_page import keep_picture, make_page, picture_of
-from spider_tools.slides.cohort_rows import CohortRow, class_order, cohort_csv, row_of_folder
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.records import Record, Records
+from spider_tools.cohorts import cohort_page
+from spider_tools.cohorts.cohort import Cohort, require_own_table
+from spider_tools.cohorts.cohort_page import keep_picture, make_page, picture_of
+from spider_tools.cohorts.cohort_rows import CohortRow, class_order, cohort_csv, row_of_folder
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.cohorts.records import Record, Records
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -228,7 +228,7 @@ def test_a_table_that_cannot_be_written_takes_no_slide_with_it(tmp_path, caplog)
 
 def test_tables_are_written_as_slides_end_but_not_all_the_time(tmp_path, monkeypatch):
     records, cohort = Records(tmp_path, "run"), cohort_of(tmp_path)
-    from spider_tools.slides.task import SlideTask
+    from spider_tools.slide_sources.task import SlideTask
 
     made_up(tmp_path, "a")
     cohort.slide_ended(SlideTask(tmp_path / "a.svs", "a"))
@@ -255,7 +255,7 @@ def test_a_failure_counts_more_than_an_older_result(tmp_path):
     made_up(tmp_path, "a")
     records = Records(tmp_path, "run")
     records.folder.mkdir()
-    from spider_tools.slides.task import SlideTask
+    from spider_tools.slide_sources.task import SlideTask
 
     records.write(SlideTask(tmp_path / "a.svs", "a"), Record("a", "failed", "a.svs", "no", 1.0, 2.0, "run", ""))
     assert [(found.name, found.status) for found in cohort_of(tmp_path).rows()] == [("a", "failed")]

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from slide_files import GLASS, draw_slide, write_mirax, write_pyramid
 from tifffile import TiffFile
 
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import SlideError, open_slide
+from spider_tools.slide_files.slide_error import UnreadableError
+from spider_tools.slide_files.view import SlideView
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides import pictures
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.many import segment_slides
 from spider_tools.slides.one import map_slide
-from spider_tools.slides.reader import SlideError, open_slide
-from spider_tools.slides.slide_error import UnreadableError
-from spider_tools.slides.task import SlideTask
-from spider_tools.slides.tissue import find_tissue
-from spider_tools.slides.view import SlideView
+from spider_tools.tissue.tissue_mask import find_tissue
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 

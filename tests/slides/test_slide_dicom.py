@@ -7,10 +7,10 @@ import openslide
 import pytest
 from slide_files import dicom_element, dicom_sequence, draw_slide, means_of_squares, write_dicom
 
-from spider_tools.slides.dicom import files_of_series, group_by_series, read_series
-from spider_tools.slides.finding import find_slides
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.reader import open_slide
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files.dicom import files_of_series, group_by_series, read_series
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_sources.finding import find_slides
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 ANNOTATIONS = "1.2.840.10008.5.1.4.1.1.91.1"

@@ -10,11 +10,11 @@ import tifffile
 from PIL import Image
 from slide_files import GLASS
 
-from spider_tools.slides.drawings import drawing_for, marked_px
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.reader import SlideError, open_slide
-from spider_tools.slides.tissue import find_tissue
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import SlideError, open_slide
+from spider_tools.tissue.drawings import drawing_for, marked_px
+from spider_tools.tissue.tissue_mask import find_tissue
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 

@@ -13,11 +13,11 @@ from slide_files import draw_slide, write_pyramid, write_scn
 from slide_predictions import make_predictions
 from tool_readers import clam_bag, clam_patches, clam_stitch_sizes, trident_batch, trident_side_level0
 
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides.feature_files import write_coords, write_features
 from spider_tools.slides.one import map_slide
 from spider_tools.slides.patch_features import PatchFeatures
 from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.task import SlideTask
 
 h5py = pytest.importorskip("h5py")
 PATCH = 28

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spider_tools.slides.finding import find_slides
+from spider_tools.slide_sources.finding import find_slides
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from scipy import ndimage
 from slide_files import draw_slide, write_pyramid
 
 from spider_tools.drawn_tissue import TISSUES, draw_patch
-from spider_tools.slides import focus
-from spider_tools.slides.focus import blurred_of, detail_ratio
-from spider_tools.slides.pixel_tissue import tissue_of
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.slide import Level, Slide
-from spider_tools.slides.slide_error import UnreadableError
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.slide import Level, Slide
+from spider_tools.slide_files.slide_error import UnreadableError
+from spider_tools.tissue import focus
+from spider_tools.tissue.focus import blurred_of, detail_ratio
+from spider_tools.tissue.pixel_tissue import tissue_of
 
 
 class InMemory(Slide):

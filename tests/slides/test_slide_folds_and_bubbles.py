@@ -5,11 +5,11 @@ import pytest
 from drawn_artifacts import HEIGHT, WIDTH, band, drawn_tissue, folded, mixed, with_bubble
 from PIL import Image
 
-from spider_tools.slides.artifacts import glass_of, on_white_glass
-from spider_tools.slides.bubbles import bubbles_of
-from spider_tools.slides.folds import folds_of
-from spider_tools.slides.pixel_tissue import tissue_of
-from spider_tools.slides.reader import open_slide
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.tissue.artifacts import glass_of, on_white_glass
+from spider_tools.tissue.bubbles import bubbles_of
+from spider_tools.tissue.folds import folds_of
+from spider_tools.tissue.pixel_tissue import tissue_of
 
 CURVE = ((70, 100), (130, 130), (180, 95), (230, 120))
 RED_CELLS, LYMPHOCYTES, MUSCLE = (196, 60, 92), (112, 84, 160), (214, 110, 150)

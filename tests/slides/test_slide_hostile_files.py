@@ -9,12 +9,12 @@ import pytest
 from PIL import EpsImagePlugin, Image
 from slide_files import draw_slide, write_pyramid
 
-from spider_tools.slides import file_check
-from spider_tools.slides.drawings import read_drawing
-from spider_tools.slides.manifests import read_manifest
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.reader import SlideError, open_slide
-from spider_tools.slides.view import SlideView
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files import file_check
+from spider_tools.slide_files.reader import SlideError, open_slide
+from spider_tools.slide_files.view import SlideView
+from spider_tools.slide_sources.manifests import read_manifest
+from spider_tools.tissue.drawings import read_drawing
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 

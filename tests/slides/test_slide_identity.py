@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from slide_files import draw_slide, write_dicom, write_mirax, write_pyramid
 
+from spider_tools.cohorts.many import segment_slides
 from spider_tools.embeddings.identity import store_key
-from spider_tools.slides import content
-from spider_tools.slides.content import content_sha256
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.reader import open_slide
+from spider_tools.slide_files import content
+from spider_tools.slide_files.content import content_sha256
+from spider_tools.slide_files.reader import open_slide
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 

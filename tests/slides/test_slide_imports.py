@@ -10,10 +10,10 @@ from imported_models import HELD, MALFORMED, NEVER_HELD, note_import, unverified
 from report_page import Page
 from slide_predictions import CLASSES, make_predictions
 
+from spider_tools.cohorts.many import segment_slides
 from spider_tools.model_folder import weights_sha256
 from spider_tools.slides.composition import make_composition
 from spider_tools.slides.html_report import make_report
-from spider_tools.slides.many import segment_slides
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.settings import SlideSettings
 

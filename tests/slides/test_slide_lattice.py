@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.reader import SlideError
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import SlideError
 
 
 def make(view_size=(1400, 1000), stride=224, scale=(1.0, 1.0), patch_size=224, context_size=5):

@@ -10,14 +10,15 @@ import tifffile
 from PIL import Image
 from slide_files import GLASS, write_scn
 
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.learned_masks import learned_mask_for
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.settings import SlideSettings, TissueSearch
-from spider_tools.slides.slide_error import SlideError
-from spider_tools.slides.task import SlideTask
-from spider_tools.slides.tissue import find_tissue
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.slide_error import SlideError
+from spider_tools.slide_sources.task import SlideTask
+from spider_tools.slides.settings import SlideSettings
+from spider_tools.tissue.learned_masks import learned_mask_for
+from spider_tools.tissue.search import TissueSearch
+from spider_tools.tissue.tissue_mask import find_tissue
 
 WIDTH, HEIGHT, SIDE = 840, 560, 28
 LATTICE = Lattice(SIDE, SIDE, 5, (WIDTH, HEIGHT), (1.0, 1.0))

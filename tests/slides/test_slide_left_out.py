@@ -9,14 +9,14 @@ from drawn_artifacts import HEIGHT, STROMA, WIDTH, band, drawn_tissue, fine_tiss
 from PIL import Image
 from scipy import ndimage
 
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.slide_error import SlideError
 from spider_tools.slides import outputs, pictures
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.pixel_tissue import tissue_of
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.settings import TissueSearch
-from spider_tools.slides.slide_error import SlideError
-from spider_tools.slides.tissue import find_tissue
+from spider_tools.tissue.pixel_tissue import tissue_of
+from spider_tools.tissue.search import TissueSearch
+from spider_tools.tissue.tissue_mask import find_tissue
 
 MPP = 2.0
 LATTICE = Lattice(56, 56, 5, (WIDTH * 4, HEIGHT * 4), (1.0, 1.0))  # the mask has 8 um/px

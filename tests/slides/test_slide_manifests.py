@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from spider_tools.slides.finding import find_slides
-from spider_tools.slides.manifests import read_manifest
+from spider_tools.slide_sources.finding import find_slides
+from spider_tools.slide_sources.manifests import read_manifest
 
 ROWS = [("a.svs", "first", 0.25, "a.png"), ("b.svs", "b", None, None)]
 MANIFESTS = {

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from slide_files import GLASS, draw_slide, write_pyramid
 
 from spider_tools import __version__
+from spider_tools.cohorts.many import segment_slide, segment_slides
+from spider_tools.slide_files.reader import SlideError
+from spider_tools.slide_sources.finding import SlideTask
 from spider_tools.slides import embedding, one
-from spider_tools.slides.finding import SlideTask
-from spider_tools.slides.many import segment_slide, segment_slides
 from spider_tools.slides.one import map_slide
-from spider_tools.slides.reader import SlideError
 from spider_tools.slides.results import SlideResult, results_table
 from spider_tools.slides.settings import SlideSettings
 

@@ -5,13 +5,13 @@ import os
 import pytest
 from slide_files import draw_slide, write_dicom, write_pyramid
 
-from spider_tools.slides.finding import find_slides
-from spider_tools.slides.manifests import read_manifest
-from spider_tools.slides.many import segment_slide, segment_slides
-from spider_tools.slides.reader import SlideError
+from spider_tools.cohorts.many import segment_slide, segment_slides
+from spider_tools.slide_files.reader import SlideError
+from spider_tools.slide_sources.finding import find_slides
+from spider_tools.slide_sources.manifests import read_manifest
+from spider_tools.slide_sources.task import checked_name
 from spider_tools.slides.results import results_table
 from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.task import checked_name
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 

@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from tool_readers import clam_bag, trident_batch
 
 import segment_slide
+from spider_tools.cohorts.many import segment_slides
 from spider_tools.retrieval.sources import find_results
 from spider_tools.scripts import run_script
+from spider_tools.slide_files.slide_error import SlideError
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides import one, tool_outputs
 from spider_tools.slides import settings as settings_module
-from spider_tools.slides.many import segment_slides
 from spider_tools.slides.one import map_slide
 from spider_tools.slides.settings import OUTPUTS, SlideSettings
-from spider_tools.slides.slide_error import SlideError
-from spider_tools.slides.task import SlideTask
 from spider_tools.slides.tool_outputs import bytes_for
 
 anndata = pytest.importorskip("anndata")

@@ -9,10 +9,10 @@ from PIL import Image
 from slide_files import draw_slide, write_pyramid
 from tiff_kinds import HALF, PIXELS, QUARTER, RGB, TILED, write_pages, write_subifds
 
-from spider_tools.slides.many import segment_slide
-from spider_tools.slides.reader import open_slide
+from spider_tools.cohorts.many import segment_slide
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.slide_error import SlideError
 from spider_tools.slides.settings import SlideSettings
-from spider_tools.slides.slide_error import SlideError
 
 TAGS = "the TIFF's resolution tags"
 APERIO = "Aperio Image Library v11.2.1 \n332x252 (64x64) RGB|AppMag = {power}|MPP = {mpp}"

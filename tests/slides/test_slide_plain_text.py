@@ -10,10 +10,10 @@ import pytest
 import torch
 from slide_predictions import CLASSES, make_predictions
 
+from spider_tools.cohorts.many import segment_slides
 from spider_tools.plain_text import escaped, spreadsheet_cell
 from spider_tools.slides.composition import composition_csv, make_composition
 from spider_tools.slides.facts import model_name
-from spider_tools.slides.many import segment_slides
 from spider_tools.slides.results import SlideResult, results_table
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "=cmd|' /C calc'!A0"]

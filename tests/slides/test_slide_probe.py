@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from slide_files import draw_slide, write_pyramid
 
-from spider_tools.slides import probe
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.probe import check_survives
-from spider_tools.slides.reader import SlideError
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.slide_files import probe
+from spider_tools.slide_files.probe import check_survives
+from spider_tools.slide_files.reader import SlideError
 
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 

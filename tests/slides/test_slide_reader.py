@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from slide_files import draw_slide, means_of_squares, write_pyramid
 
-from spider_tools.slides.reader import SlideError, open_slide, true_levels
+from spider_tools.slide_files.reader import SlideError, open_slide, true_levels
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from browser import open_browser, resize, wait_for
 from slide_files import draw_slide
 from slide_predictions import CLASS_NAMES, CLASSES, MPP, make_predictions
 
+from spider_tools.slide_files.slide import Level, Slide
+from spider_tools.slide_files.view import SlideView
 from spider_tools.slides import outputs, pictures
 from spider_tools.slides.colors import class_colors, class_numbers, looks_of
 from spider_tools.slides.composition import make_composition
@@ -15,8 +17,6 @@ from spider_tools.slides.html_report import SlideMap, make_report
 from spider_tools.slides.report_map import make_map
 from spider_tools.slides.report_patches import patch_pictures
 from spider_tools.slides.report_tiles import make_tiles
-from spider_tools.slides.slide import Level, Slide
-from spider_tools.slides.view import SlideView
 
 pytestmark = pytest.mark.slow
 

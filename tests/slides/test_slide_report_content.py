@@ -11,18 +11,18 @@ from PIL import Image
 from slide_files import draw_slide
 from slide_predictions import CLASS_NAMES, CLASSES, make_predictions
 
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.slide import Level, Slide
+from spider_tools.slide_files.slide_error import UnreadableError
+from spider_tools.slide_files.view import SlideView
 from spider_tools.slides import report_tiles
 from spider_tools.slides.colors import looks_of
 from spider_tools.slides.composition import make_composition
 from spider_tools.slides.html_report import SlideMap, make_report
-from spider_tools.slides.lattice import Lattice
 from spider_tools.slides.predictions import SlidePredictions
 from spider_tools.slides.report_map import make_map
 from spider_tools.slides.report_patches import choose_patches, patch_pictures
 from spider_tools.slides.report_tiles import make_tiles
-from spider_tools.slides.slide import Level, Slide
-from spider_tools.slides.slide_error import UnreadableError
-from spider_tools.slides.view import SlideView
 
 
 class Drawn(Slide):

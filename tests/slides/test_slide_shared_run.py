@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from spider_tools.slides import shared_run
-from spider_tools.slides.finding import SlideTask
+from spider_tools.cohorts import shared_run
+from spider_tools.cohorts.shared_run import SharedRun, new_run_folder, remove_dead_runs
+from spider_tools.slide_sources.finding import SlideTask
 from spider_tools.slides.results import SlideResult
-from spider_tools.slides.shared_run import SharedRun, new_run_folder, remove_dead_runs
 
 ROOT = Path(__file__).parents[2]
 TASKS = [SlideTask(Path(f"{name}.svs"), name) for name in "abcde"]
 TAKE_TWO_FINISH_ONE_AND_SLEEP = """
 import sys, time
 from pathlib import Path
-from spider_tools.slides.finding import SlideTask
+from spider_tools.slide_sources.finding import SlideTask
 from spider_tools.slides.results import SlideResult
-from spider_tools.slides.shared_run import SharedRun
+from spider_tools.cohorts.shared_run import SharedRun
 run = SharedRun(Path(sys.argv[1]), [SlideTask(Path(f"{name}.svs"), name) for name in "abcde"])
 first = run.take()
 run.report(first, SlideResult("abcde"[first], "done", 7, 8, 9.5))

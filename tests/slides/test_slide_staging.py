@@ -18,13 +18,14 @@ import pytest
 from slide_files import draw_slide, write_dicom, write_mirax, write_pyramid
 from tiny_spider import ROOT
 
-from spider_tools.slides import staging, working
-from spider_tools.slides.many import segment_slide, segment_slides
+from spider_tools.cohorts import working
+from spider_tools.cohorts.many import segment_slide, segment_slides
+from spider_tools.slide_files.companions import files_to_copy
+from spider_tools.slide_files.slide_error import SlideError
+from spider_tools.slide_sources import staging
+from spider_tools.slide_sources.staging import Stage
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides.results import SlideResult
-from spider_tools.slides.slide_error import SlideError
-from spider_tools.slides.slide_files import files_to_copy
-from spider_tools.slides.staging import Stage
-from spider_tools.slides.task import SlideTask
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator", "plain_pictures")
 Usage = namedtuple("Usage", "total used free")
@@ -212,8 +213,8 @@ def test_the_end_does_not_wait_for_a_copy(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from spider_tools.slides.staging import Stage
-from spider_tools.slides.task import SlideTask
+from spider_tools.slide_sources.staging import Stage
+from spider_tools.slide_sources.task import SlideTask
 with Stage(Path(sys.argv[1])) as stage:
     stage.begin(SlideTask(Path(sys.argv[2]), "s")).wait()
     print("copied", flush=True)

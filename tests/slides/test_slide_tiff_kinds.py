@@ -25,10 +25,10 @@ from tiff_kinds import (
     write_subifds,
 )
 
-from spider_tools.slides import tiff_slide
-from spider_tools.slides.content import content_sha256
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.slide_error import SlideError, UnreadableError
+from spider_tools.slide_files import tiff_slide
+from spider_tools.slide_files.content import content_sha256
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.slide_error import SlideError, UnreadableError
 
 ALL = {**RGB, **TILED, **HALF_UM}
 STRIPS = {**RGB, **HALF_UM, "rowsperstrip": 16}

@@ -9,10 +9,10 @@ from PIL import Image
 from slide_files import draw_slide, write_pyramid
 from tiff_kinds import HALF, HALF_UM, PIXELS, QUARTER, RGB, TILED, in_planes, write_pages, write_subifds
 
-from spider_tools.slides import probe
-from spider_tools.slides.reader import open_slide
-from spider_tools.slides.slide_error import SlideError
-from spider_tools.slides.tiff_slide import TiffSlide
+from spider_tools.slide_files import probe
+from spider_tools.slide_files.reader import open_slide
+from spider_tools.slide_files.slide_error import SlideError
+from spider_tools.slide_files.tiff_slide import TiffSlide
 
 GREY = PIXELS[..., 0].copy()
 FIVE = np.stack([PIXELS[..., number % 3] for number in range(5)])

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from slide_files import GLASS
 
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.pixel_tissue import otsu_threshold, tissue_of
-from spider_tools.slides.reader import SlideError, open_slide
-from spider_tools.slides.tissue import TissueMask, find_tissue
+from spider_tools.slide_files.lattice import Lattice
+from spider_tools.slide_files.reader import SlideError, open_slide
+from spider_tools.tissue.pixel_tissue import otsu_threshold, tissue_of
+from spider_tools.tissue.tissue_mask import TissueMask, find_tissue
 
 PINK = (205, 120, 175)
 

@@ -11,14 +11,14 @@ import torch
 from report_page import Page
 from slide_predictions import CLASS_NAMES, CLASSES
 
+from spider_tools.cohorts.many import segment_slide, segment_slides
+from spider_tools.slide_files.lattice import Lattice
 from spider_tools.slides import outputs, pictures
 from spider_tools.slides.classification import unfamiliarity_of_positions
 from spider_tools.slides.colors import looks_of
 from spider_tools.slides.composition import composition_csv, make_composition
 from spider_tools.slides.facts import unfamiliar_warning
 from spider_tools.slides.html_report import make_report
-from spider_tools.slides.lattice import Lattice
-from spider_tools.slides.many import segment_slide, segment_slides
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.polygons import write_geojson
 

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from slide_files import draw_slide, write_dicom, write_mirax, write_pyramid
 
-from spider_tools.slides.reader import SlideError, open_slide
+from spider_tools.slide_files.reader import SlideError, open_slide
 
 REMEDY = r"Convert it to a tiled pyramidal TIFF.*bioformats2raw.*vips"
 

@@ -11,11 +11,11 @@ import pytest
 from slide_files import draw_slide, write_mirax, write_pyramid
 from web_slides import PASSWORD, TOKEN, USER, serving
 
-from spider_tools.slides import remote_slides
-from spider_tools.slides.addresses import file_of_url, is_url, public_address, without_secrets
-from spider_tools.slides.finding import find_slides
-from spider_tools.slides.many import segment_slide, segment_slides
-from spider_tools.slides.slide_error import SlideError
+from spider_tools.cohorts.many import segment_slide, segment_slides
+from spider_tools.slide_files.slide_error import SlideError
+from spider_tools.slide_sources import remote_slides
+from spider_tools.slide_sources.addresses import file_of_url, is_url, public_address, without_secrets
+from spider_tools.slide_sources.finding import find_slides
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator", "plain_pictures")
 

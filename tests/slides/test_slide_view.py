@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from slide_files import draw_slide, means_of_squares, resampled, write_pyramid
 
-from spider_tools.slides.reader import SlideError, open_slide
-from spider_tools.slides.settings import MOST_MPP_TOLERANCE
-from spider_tools.slides.view import SlideView, model_scale
+from spider_tools.slide_files.mpp_tolerance import MOST_MPP_TOLERANCE
+from spider_tools.slide_files.reader import SlideError, open_slide
+from spider_tools.slide_files.view import SlideView, model_scale
 
 
 @pytest.fixture(scope="module")

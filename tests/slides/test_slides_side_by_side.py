@@ -17,12 +17,12 @@ from filelock import FileLock
 from slide_files import draw_slide, write_pyramid
 from tiny_spider import ROOT
 
-from spider_tools.slides import working
-from spider_tools.slides.many import segment_slides
-from spider_tools.slides.records import Records
+from spider_tools.cohorts import working
+from spider_tools.cohorts.many import segment_slides
+from spider_tools.cohorts.records import Records
+from spider_tools.slide_files.slide_error import SlideError
+from spider_tools.slide_sources.task import SlideTask
 from spider_tools.slides.results import SlideResult, summary
-from spider_tools.slides.slide_error import SlideError
-from spider_tools.slides.task import SlideTask
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator", "plain_pictures")
 
@@ -299,8 +299,8 @@ def test_the_example_of_an_array_does_every_slide_once(tmp_path, model_folder):
 HOLD = """
 import sys, time
 from pathlib import Path
-from spider_tools.slides.records import Records
-from spider_tools.slides.task import SlideTask
+from spider_tools.cohorts.records import Records
+from spider_tools.slide_sources.task import SlideTask
 records = Records(Path(sys.argv[1]), "other")
 task = SlideTask(Path(sys.argv[2]), "a")
 assert records.claim(task) and records.begin(task)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..plain_text import escaped
+from ..slide_files.file_check import check_is_file
 from .addresses import is_url, without_secrets
-from .file_check import check_is_file
 from .task import SlideTask, checked_name
 from .url_tasks import task_of_url
 

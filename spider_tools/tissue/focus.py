@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from .slide import Slide
-from .slide_error import UnreadableError
+from ..slide_files.slide import Slide
+from ..slide_files.slide_error import UnreadableError
 
 # At 2 um/px a blur of 2 um (standard deviation) shows and the sharp scans that were tried do not look blurred; and most
 # slides hold a level that is not much finer, a sixteenth of their px.

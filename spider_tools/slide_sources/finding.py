@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import dicom
+from ..slide_files import dicom
+from ..slide_files.file_check import check_is_file
+from ..slide_files.slide_error import SlideError
 from .addresses import file_of_url, is_url, local_path, protocol_of, public_address
-from .file_check import check_is_file
 from .manifests import MANIFEST_SUFFIXES, read_manifest
-from .slide_error import SlideError
 from .task import SlideTask, checked_name
 from .url_tasks import task_of_url
 

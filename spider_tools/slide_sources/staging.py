@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from ..plain_text import escaped
 from ..sharing import Claims
-from .file_check import check_is_file
-from .slide_error import SlideError, StoppedError
-from .slide_files import files_to_copy
+from ..slide_files.companions import files_to_copy
+from ..slide_files.file_check import check_is_file
+from ..slide_files.slide_error import SlideError, StoppedError
 from .task import SlideTask
 
 logger = logging.getLogger(__name__)

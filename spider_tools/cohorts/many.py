@@ -12,17 +12,17 @@ from accelerate.utils import broadcast_object_list
 
 from ..files import require_writable
 from ..launching import make_accelerator
+from ..slide_files.slide_error import SlideError
+from ..slide_sources.finding import find_slides
+from ..slide_sources.task import COHORT_PAGE, COHORT_TABLE, SlideTask
+from ..slides.model import SlideModel
+from ..slides.one import map_slide
+from ..slides.results import SlideResult
+from ..slides.settings import SlideSettings
 from .cohort import Cohort, require_own_table
-from .finding import find_slides
 from .history import History
-from .model import SlideModel
-from .one import map_slide
 from .records import Records
-from .results import SlideResult
-from .settings import SlideSettings
 from .shared_run import SharedRun, new_run_folder, remove_dead_runs
-from .slide_error import SlideError
-from .task import COHORT_PAGE, COHORT_TABLE, SlideTask
 from .working import LoneRun, Worker, note_lost, run_name, stage_of
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from typing import Optional
 
 import numpy as np
 
+from ..slide_files.lattice import Lattice
+from ..slide_files.slide import Slide
+from ..slide_files.slide_error import SlideError
+from ..slide_files.view import SlideView
 from .drawings import read_drawing
-from .lattice import Lattice
 from .learned_masks import read_learned_mask
 from .left_out import LeftOut, find_left_out
 from .pixel_tissue import AUTOMATIC, tissue_of
-from .settings import TissueSearch
-from .slide import Slide
-from .slide_error import SlideError
-from .view import SlideView
+from .search import TissueSearch
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from typing import Optional, Protocol
 
 from ..output_folder import FolderInUseError
 from ..plain_text import escaped
+from ..slide_files.slide_error import SlideError
+from ..slide_sources.staging import Stage, StagedSlide
+from ..slide_sources.task import SlideTask
+from ..slides.model import SlideModel
+from ..slides.one import map_slide
+from ..slides.results import SlideResult
+from ..slides.settings import SlideSettings
 from .cohort import Cohort
 from .history import History
-from .model import SlideModel
-from .one import map_slide
 from .records import Record, Records
-from .results import SlideResult
-from .settings import SlideSettings
-from .slide_error import SlideError
-from .staging import Stage, StagedSlide
-from .task import SlideTask
 
 logger = logging.getLogger(__name__)
 

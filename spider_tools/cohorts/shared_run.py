@@ -17,8 +17,8 @@ from typing import Optional
 
 from ..files import write_text
 from ..sharing import Claims, is_claimed
-from .results import SlideResult
-from .task import SlideTask
+from ..slide_sources.task import SlideTask
+from ..slides.results import SlideResult
 
 logger = logging.getLogger(__name__)
 

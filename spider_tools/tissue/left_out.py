@@ -6,11 +6,11 @@ from typing import Any, Optional
 
 import numpy as np
 
+from ..slide_files.slide import Slide
 from .artifacts import glass_of, ink_of, on_white_glass
 from .bubbles import bubbles_of
 from .focus import blurred_of
 from .folds import folds_of
-from .slide import Slide
 
 OF_SLIDE, OF_TISSUE = ("pen", "bubbles"), ("blurred", "folds")  # what the share of each kind is one of
 _MUCH = 0.2

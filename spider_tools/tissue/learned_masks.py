@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from ..images import DECODING_ERRORS
+from ..slide_files.file_check import IMAGE_FORMATS
+from ..slide_files.slide_error import SlideError
+from ..slide_files.view import SlideView
+from ..slide_sources.task import SlideTask
 from .drawings import GEOJSON_SUFFIXES, marked_px, read_drawing
-from .file_check import IMAGE_FORMATS
-from .slide_error import SlideError
-from .task import SlideTask
-from .view import SlideView
 
 logger = logging.getLogger(__name__)
 

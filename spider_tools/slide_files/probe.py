@@ -1,6 +1,7 @@
 """A process that opens slides before this one does: what crashes OpenSlide ends that process, and one slide fails.
 
-Run as `python -m spider_tools.slides.probe`, it reads a path in JSON per line, and answers each when it has survived.
+Run as `python -m spider_tools.slide_files.probe`, it reads a path in JSON per line, and answers each when it has
+survived.
 """
 
 import atexit

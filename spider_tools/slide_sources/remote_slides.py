@@ -17,8 +17,8 @@ from typing import Any, Optional
 import fsspec
 from fsspec.callbacks import Callback
 
+from ..slide_files.slide_error import SlideError, StoppedError
 from .addresses import PROTOCOLS, WEB, file_of_url, protocol_of, public_address, without_secrets
-from .slide_error import SlideError, StoppedError
 
 _PATIENCE = 60  # seconds without a byte
 _LONGEST_REASON = 300

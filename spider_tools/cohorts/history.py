@@ -10,15 +10,15 @@ from .. import __version__
 from ..files import file_sha256
 from ..flags import as_json
 from ..plain_text import escaped
-from . import outputs
-from .drawings import drawing_for
-from .file_check import check_is_file
-from .model import SlideModel
-from .preparing import prepare
+from ..slide_files.file_check import check_is_file
+from ..slide_sources.task import SlideTask
+from ..slides import outputs
+from ..slides.model import SlideModel
+from ..slides.preparing import prepare
+from ..slides.results import SlideResult
+from ..slides.settings import SlideSettings
+from ..tissue.drawings import drawing_for
 from .records import Record, Records
-from .results import SlideResult
-from .settings import SlideSettings
-from .task import SlideTask
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class History:
 
     def _is_vouched_for(self, task: SlideTask) -> bool:
         """Whether a server says of a slide what it said when the results were made."""
-        from .remote_slides import files_of_url, version_of
+        from ..slide_sources.remote_slides import files_of_url, version_of
 
         marker = self._settings.output_dir / task.name / outputs.MARKER_NAME
         record = self._records.read(task)

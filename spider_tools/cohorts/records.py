@@ -16,7 +16,7 @@ from typing import Optional
 
 from ..files import write_text
 from ..sharing import Claims
-from .task import SlideTask
+from ..slide_sources.task import SlideTask
 
 _FOLDER = ".cohort"
 _RECORD, _HOLDER = ".json", ".holder"

@@ -8,11 +8,11 @@ from typing import Optional
 from filelock import FileLock, Timeout
 
 from ..files import write_text
+from ..slide_sources.task import COHORT_PAGE, COHORT_TABLE, SlideTask
+from ..slides.outputs import MARKER_NAME
 from .cohort_page import keep_picture, make_page, picture_of
 from .cohort_rows import SIGN, CohortRow, cohort_csv, row_of_folder, row_of_record
-from .outputs import MARKER_NAME
 from .records import Record, Records
-from .task import COHORT_PAGE, COHORT_TABLE, SlideTask
 
 logger = logging.getLogger(__name__)
 

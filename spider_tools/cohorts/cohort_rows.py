@@ -10,10 +10,10 @@ from typing import Any, Optional
 
 from ..files import read_json_object
 from ..plain_text import spreadsheet_cell
-from .facts import MUCH_UNFAMILIAR
-from .outputs import MARKER_NAME
+from ..slides.facts import MUCH_UNFAMILIAR
+from ..slides.outputs import MARKER_NAME
+from ..slides.results import BACKBONE
 from .records import Record
-from .results import BACKBONE
 
 FIGURES = (
     *("seconds", "backbone_percent", "patches", "tissue_mm2", "cells_mm2"),

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from .artifacts import glass_of, ink_of, on_white_glass
-from .settings import TissueSearch
+from .search import TissueSearch
 
 # A slide without glass, or without tissue, has no valley between two peaks for Otsu to find. White glass is less
 # saturated than the first value, and than its noise says; stained tissue is more than the second even if it is pale.

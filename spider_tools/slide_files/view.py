@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 from PIL import Image
 
-from .settings import MOST_MPP_TOLERANCE
+from .mpp_tolerance import MOST_MPP_TOLERANCE
 from .slide import Slide
 from .slide_error import SlideError, UnreadableError
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 
 from ..annotations.geojson import geometries
 from ..images import DECODING_ERRORS, is_marked
-from .file_check import IMAGE_FORMATS
-from .slide_error import SlideError
-from .view import SlideView
+from ..slide_files.file_check import IMAGE_FORMATS
+from ..slide_files.slide_error import SlideError
+from ..slide_files.view import SlideView
 
 logger = logging.getLogger(__name__)
 
