@@ -52,8 +52,8 @@ _HOMES = {
     "load_regions": "data.loading",
     "load_spider": "weights.loading",
     "publish": "publishing.publish",
-    "segment_slide": "slides.many",
-    "segment_slides": "slides.many",
+    "segment_slide": "cohorts.many",
+    "segment_slides": "cohorts.many",
     "train": "training.run",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -53,8 +53,12 @@ def test_the_wheel_carries_the_model_files_templates_and_types(wheel):
     code = {path.name for path in ROOT.glob("*_spider.py")}
     for name in (*code, "config.json", "preprocessor_config.json", "processor_config.json", "train.py"):
         assert f"spider_tools/repository/{name}" in names
-    for name in ("py.typed", "paper_results.json", "publishing/model_card_template.md", "slides/report.html.j2"):
-        assert f"spider_tools/{name}" in names
+    beside = {
+        path for path in (ROOT / "spider_tools").rglob("*.*") if path.suffix in (".css", ".j2", ".js", ".json", ".md")
+    }
+    assert len(beside) > 8
+    for path in (ROOT / "spider_tools" / "py.typed", *beside):
+        assert path.relative_to(ROOT).as_posix() in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "demo/"))]
 
 
