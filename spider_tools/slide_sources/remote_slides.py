@@ -168,7 +168,6 @@ def _web_options(url: str) -> dict[str, Any]:
     patience = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE, sock_read=_PATIENCE)
     return {
         "simple_links": False,
-        "allow_redirects": False,
         "headers": {"Accept-Encoding": "identity"},  # else the size would not be that of the file
         "client_kwargs": {"timeout": patience, "trust_env": True, "raise_for_status": _refuse_status},
         # A signature in a query may be of its very letters.
@@ -182,15 +181,14 @@ class _StatusError(Exception):
 
 
 async def _refuse_status(response: Any) -> None:
-    status, place = response.status, response.headers.get("Location", "")
-    if 300 <= status < 400:
-        leads = f" to {public_address(place)}" if "://" in place else ""
-        raise _StatusError(f"the server leads elsewhere{leads} ({status}): give the address of the file itself")
+    status = response.status
+    if response.url.scheme == "http" and any(before.url.scheme == "https" for before in response.history):
+        raise _StatusError(f"https leads to http, to {public_address(str(response.url))}, which others could change")
     if status in (401, 403):
         raise _StatusError(f"it may not be read with what the URL says ({status})")
     if status in (404, 410):
         raise _StatusError(f"there is no such file ({status})")
-    if status >= 400:
+    if status >= 300:
         raise _StatusError(f"the server answers with status {status}")
 
 
@@ -215,6 +213,8 @@ def _reason(error: BaseException, url: str) -> str:
         return f"{protocol_of(url)}:// needs the package {package}: pip install {package}"
     if isinstance(cause, TimeoutError) or any("Timeout" in kind for kind in kinds):
         return f"nothing came for {_PATIENCE} seconds"
+    if "TooManyRedirects" in kinds:
+        return "the server leads from one address to the next without an end"
     if any(kind.startswith("ClientConnector") for kind in kinds):
         return "the server cannot be reached"
     if kinds & _CUT_OFF or isinstance(cause, ConnectionError):

@@ -200,7 +200,8 @@ def test_a_slide_by_url_gets_the_results_of_the_file(tmp_path, content, settings
         ("token", "it may not be read with what the URL says (403)"),
         ("login", "it may not be read with what the URL says (401)"),
         ("broken", "the server answers with status 500"),
-        ("elsewhere", "the server leads elsewhere (302): give the address of the file itself"),
+        ("circle", "the server leads from one address to the next without an end"),
+        ("nowhere", "the server answers with status 304"),
         ("no-size", "has no size that the server tells"),
         ("cut", "cut off"),
         ("short", "was cut off"),
@@ -216,6 +217,20 @@ def test_what_does_not_come_whole_is_refused_and_the_others_go_on(content, setti
     assert b"hush" not in everything_written(settings.output_dir, caplog)
     assert not (settings.output_dir / "a").exists()
     assert "Traceback" not in caplog.text
+
+
+def test_a_server_may_lead_to_another_which_learns_no_password(tmp_path):
+    """As the Hub and archives do, whose files lie elsewhere."""
+    with serving({"a.tif": b"pixels"}) as (other, theirs), serving({}) as (address, ours):
+        ours.elsewhere = other.replace("127.0.0.1", "localhost")
+        url = address.replace("://", f"://{USER}:{PASSWORD}@") + "/elsewhere/a.tif"
+        (file,) = remote_slides.files_of_url(url)
+        remote_slides.download(file, tmp_path / "a.tif", lambda count: None)
+    assert (file.name, file.size) == ("a.tif", 6)
+    assert (tmp_path / "a.tif").read_bytes() == b"pixels"
+    assert all(ours.authorizations)
+    assert theirs.asked
+    assert not any(theirs.authorizations)
 
 
 def test_a_server_that_is_not_there_is_told(settings):

@@ -20,10 +20,15 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append((self.command, self.path))
+        self.server.authorizations.append(self.headers.get("Authorization"))
         parts = urlsplit(self.path)
         way, _, name = unquote(parts.path).lstrip("/").partition("/")
         if way == "elsewhere":
-            return self._answer(302, {"Location": f"/whole/{name}"})
+            return self._answer(302, {"Location": f"{self.server.elsewhere}/whole/{name}"})
+        if way == "circle":
+            return self._answer(302, {"Location": f"/circle/{name}"})
+        if way == "nowhere":
+            return self._answer(304)
         if way == "token" and f"sig={TOKEN}" not in parts.query:
             return self._answer(403)
         if way == "login":
@@ -67,6 +72,7 @@ def serving(files, links=()):
     """`(address, server)` of a server of files, bytes by name; `server.asked` tells what came, as (method, path)."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.files, server.links, server.asked = files, links, []
+    server.authorizations, server.elsewhere = [], ""
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
