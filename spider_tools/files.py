@@ -148,13 +148,16 @@ def file_sha256(path: Path) -> str:
 
 
 def readable_as_umask_says(path: Path) -> None:
-    """Give a file, or all files of a folder, the rights that new files get: safetensors writes for the owner alone."""
-    handle, probe = tempfile.mkstemp(dir=path if path.is_dir() else path.parent)
+    """Give a file, or all files of a folder, the rights that new files get: safetensors writes for the owner alone.
+
+    A new file is made to see which these are. What a killed process left of it is removed by the next one.
+    """
+    probe = path.with_name(f".{path.name.lstrip('.')}.rights")
+    probe.unlink(missing_ok=True)
+    handle = os.open(probe, os.O_CREAT | os.O_EXCL, 0o666)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
-    os.unlink(probe)
-    os.close(os.open(probe, os.O_CREAT | os.O_EXCL, 0o666))
-    mode = stat.S_IMODE(os.stat(probe).st_mode)
-    os.unlink(probe)
+    probe.unlink()
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file() and not file.is_symlink():
             file.chmod(stat.S_IMODE(file.stat().st_mode) | mode)
