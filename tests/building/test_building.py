@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import warm_python
 from building_slides import PATCH, box, feature, field, write_field, write_geojson
 from PIL import Image
 from tiny_spider import ROOT
@@ -251,7 +252,7 @@ def test_a_killed_run_goes_on(tmp_path):
     for i, name in enumerate("abc"):
         write_field(tmp_path, name, [feature("Fat", box(0, 0, 640, 800))], seed=i, size=(800, 800))
     command, options = script(tmp_path, "--image_format", "png", "--num_workers", "0", "--stride", "16")
-    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options)
+    child = warm_python.start(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options)
     images = tmp_path / "out" / "images"
     while child.poll() is None and not (images.is_dir() and sum(1 for _ in images.iterdir()) > 300):
         time.sleep(0.01)
@@ -260,7 +261,7 @@ def test_a_killed_run_goes_on(tmp_path):
     child.wait()
     assert not (tmp_path / "out" / "metadata.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in images.iterdir() if not path.name.startswith(".")}
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    again = warm_python.run(command, **options)
     assert again.returncode == 0, again.stderr
     assert all((images / name).stat().st_mtime_ns == then for name, then in kept.items())
     records = records_of(tmp_path)
@@ -274,11 +275,11 @@ def test_a_killed_run_goes_on(tmp_path):
 @pytest.mark.slow
 def test_the_script_prints_what_it_made_and_a_mistake_is_one_sentence(folder):
     command, options = script(folder, "--num_workers", "0")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    done = warm_python.run(command, **options)
     assert done.returncode == 0, done.stderr
     assert "Nevus: 3 in test, 9 in train" in done.stdout
     assert "patches in" in done.stdout
-    wrong = subprocess.run([*command, "--min_coverage", "0.9"], capture_output=True, text=True, timeout=300, **options)
+    wrong = warm_python.run([*command, "--min_coverage", "0.9"], **options)
     assert wrong.returncode == 2
     assert wrong.stderr.strip().splitlines()[-1].startswith("build_dataset.py: error: ")
     assert "Traceback" not in wrong.stderr
