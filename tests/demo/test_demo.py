@@ -28,7 +28,14 @@ ROOT = remote_code.REPOSITORY_ROOT
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    demo.run_demo(folder, SyntheticSettings(patch_size=56, test_slides=6))  # a sixteenth of the px that a user gets
+
+    def launch(script, *flags):
+        done = warm_python.run([sys.executable, str(ROOT / script), *flags])
+        assert done.returncode == 0, done.stderr
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "launch", launch)
+        demo.run_demo(folder, SyntheticSettings(patch_size=56, test_slides=6))  # a sixteenth of the px that a user gets
     return folder
 
 
