@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from .colors import Look, looks_of_classes
 from .report_patches import PatchPicture
+from .report_tiles import MOST_BYTES
 
 _HERE = Path(__file__).parent
 _TEMPLATE, _STYLE, _SCRIPTS = "report.html.j2", "report.css", ("report_cells.js", "report_view.js", "report_page.js")
@@ -48,7 +49,8 @@ class SlideMap:
     def said(self) -> str:
         """How closely the slide can be looked at, as a sentence."""
         finest = self.data["levels"][-1]["um"]
-        return f"The pictures in this file have up to {finest:g} µm/px in the tissue."
+        most = MOST_BYTES >> 20
+        return f"The pictures in this file have up to {finest:g} µm/px in the tissue, and take {most} MB at most."
 
     @cached_property
     def classes(self) -> list[dict[str, Any]]:
