@@ -8,7 +8,6 @@ region takes, which `backbone_batch_size` is to bound.
 
 import copy
 import gc
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from spider_tools import remote_code
 
 from .measuring import Goal, Options, Section, alternate, comparison, peak_bytes
 from .models import SMALL, PlainDinov2, random_model
+from .own_process import in_own_process
 
 PATCH, SIDE = 224, 5
 REGION = PATCH * SIDE
@@ -252,7 +252,7 @@ def memory(options: Options) -> Section:
     bounds = {"ours": 64, "ours, backbone_batch_size unbounded": UNBOUNDED, "the naive loop": 0}
     rows = []
     for way, bound in list(bounds.items())[: 1 if options.quick else None]:
-        peaks = [_in_a_process(bound, batch, options) for batch in (few, many)]
+        peaks = [in_own_process(_peak, bound, batch, options) for batch in (few, many)]
         slope = (peaks[1] - peaks[0]) / (many - few)
         sizes = {f"MB for {batch} regions": peak / 1e6 for batch, peak in zip((few, many), peaks)}
         rows.append({"way": way, **sizes, "MB per further region": slope / 1e6})
@@ -268,18 +268,7 @@ def memory(options: Options) -> Section:
     return Section("Memory", notes, rows, [] if options.quick else [goal])
 
 
-def _in_a_process(bound: int, batch: int, options: Options) -> float:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_peak, args=(sender, bound, batch, options))
-    process.start()
-    sender.close()
-    peak = receiver.recv()
-    process.join()
-    return peak
-
-
-def _send_peak(sender: Any, bound: int, batch: int, options: Options) -> None:
+def _peak(bound: int, batch: int, options: Options) -> float:
     """Bytes that one batch takes at most, with `backbone_batch_size=bound`, or in the naive loop if that is 0."""
     model = random_model(SMALL if options.quick else ONE_LAYER_OF_HIBOU_L, options.device)
     images = tissue(batch)
@@ -290,4 +279,4 @@ def _send_peak(sender: Any, bound: int, batch: int, options: Options) -> None:
     with torch.inference_mode():
         model.embed_patches(torch.zeros(1, 3, PATCH, PATCH, device=options.device))
     gc.collect()
-    sender.send(peak_bytes(lambda: way(images), options.device))
+    return peak_bytes(lambda: way(images), options.device)

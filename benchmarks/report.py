@@ -3,7 +3,6 @@
 import datetime
 import importlib
 import json
-import multiprocessing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from spider_tools.files import write_text
 
 from .measuring import Goal, Options, Section, machine
+from .own_process import in_own_process
 
 # Module and title of each row; the first line of its docstring says what it measures.
 ROWS = {
@@ -29,29 +29,19 @@ ROWS = {
 def run(row: str, options: Options, folder: Path) -> bool:
     """Measure a row in a process of its own and add it to the report."""
     print(f"## {ROWS[row]}", flush=True)
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(row, options, sender))
-    process.start()
-    sender.close()
     try:
-        measured = receiver.recv()
-    except EOFError:
-        measured = None
-    process.join()
-    if measured is None:
+        measured = in_own_process(_measure, row, options)
+    except RuntimeError:
         return False
     add_to_report(folder, options.device.type, row, measured)
     print("\n".join(section.markdown() for section in sections_of(measured)), flush=True)
     return True
 
 
-def _measure(row: str, options: Options, sender: Any) -> None:
-    # Loaders of a row start their workers as those of a script do: workers that are spawned import everything anew.
-    multiprocessing.set_start_method(None, force=True)
+def _measure(row: str, options: Options) -> dict[str, Any]:
     measured = {"date": datetime.date.today().isoformat(), "machine": machine(options.device)}
     sections = importlib.import_module(f"{__package__}.{row}").measure(options)
-    sender.send({**measured, "sections": [asdict(section) for section in sections]})
+    return {**measured, "sections": [asdict(section) for section in sections]}
 
 
 def add_to_report(folder: Path, name: str, row: str, measured: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ proportional set size, sampled twice a second; those runs are not timed. What ta
 
 import argparse
 import dataclasses
-import multiprocessing
 import os
 import statistics
 import sys
@@ -36,6 +35,7 @@ from spider_tools import remote_code
 from .drawn_slide import draw_slide
 from .measuring import Goal, Options, Section, alternate, spread
 from .models import SMALL, VIT_S, random_model
+from .own_process import in_own_process
 from .slide_ways import Alone, Case, Ours, Places, Plain
 
 REAL_SLIDE = remote_code.REPOSITORY_ROOT.parent / "shared/slides/CMU-1-Small-Region.svs"
@@ -96,7 +96,7 @@ def compare(case: Case, title: str, bound: Optional[float] = 1.15) -> Section:
         title: Of the table.
         bound: How many times the seconds of the embeddings alone ours may take, None for no goal.
     """
-    run = in_own_process if case.memory else _in_this_process
+    run = with_peak if case.memory else _in_this_process
     with tempfile.TemporaryDirectory() as folder:
         counts, ours_bytes = run(_run_ours, case, Path(folder))
         _, plain_bytes = run(_run_plain, dataclasses.replace(case, regions=1))
@@ -149,24 +149,15 @@ def check_agreement(folder: Path, plain: Plain, alone: Alone, tolerance: float) 
         raise RuntimeError(f"differences to ours: {differences}, allowed {tolerance}")
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+def with_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     """What a function returns in a new process, and the peak memory of that process and its children in bytes.
 
     Raises:
         RuntimeError: It failed.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    peak = 0
-    while process.is_alive():
-        peak = max(peak, memory_of(process.pid))
-        time.sleep(0.5)
-    if process.exitcode:
-        raise RuntimeError(f"{function.__name__} failed in its process, exit status {process.exitcode}")
-    return receiver.recv(), peak
+    peaks = [0]
+    result = in_own_process(function, *arguments, watch=lambda pid: peaks.append(memory_of(pid)))
+    return result, max(peaks)
 
 
 def memory_of(pid: Optional[int]) -> int:
@@ -188,7 +179,7 @@ def gigapixel(limit_gib: float, device: torch.device) -> Section:
     """Ours on a slide of eight gigapixels, with a small backbone, which leaves the most to reading and memory."""
     with drawn(GIGAPIXEL) as path, tempfile.TemporaryDirectory() as folder:
         case = dataclasses.replace(full_case(device), slide=path, backbone=SMALL, dtype="float32")
-        counts, peak = in_own_process(_run_ours, case, Path(folder))
+        counts, peak = with_peak(_run_ours, case, Path(folder))
     patches = (counts["predicted"], counts["embedded"])
     rows = [
         _row("ours: reading, embedding, classification", patches, [counts["seconds"]], None),
@@ -211,12 +202,6 @@ def _run_plain(case: Case) -> None:
 
 def _in_this_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, None]:
     return function(*arguments), None
-
-
-def _send(sender: Any, function: Callable[..., Any], arguments: Any) -> None:
-    # A process that was spawned would spawn its readers too: each would take seconds to import its libraries.
-    multiprocessing.set_start_method(None, force=True)
-    sender.send(function(*arguments))
 
 
 def _row(way: str, patches: tuple[int, int], seconds: list[float], peak: Optional[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import sys
 import time
@@ -13,6 +14,7 @@ import warm_python
 
 from benchmarks.measuring import Goal, Options, Section, alternate, comparison, spread
 from benchmarks.models import PlainDinov2, flops_per_patch
+from benchmarks.own_process import in_own_process
 from benchmarks.report import ROWS, add_to_report
 from spider_tools.remote_code import REPOSITORY_ROOT
 
@@ -148,3 +150,11 @@ def test_a_row_that_runs_in_a_process_of_its_own_goes_into_the_report(tmp_path):
     for section in json.loads((tmp_path / "cpu.json").read_text())[row]["sections"]:
         check_numbers(section["rows"])
     assert re.search(rf"## {ROWS[row]}\n\n\d{{4}}-\d\d-\d\d; cpu ", (tmp_path / "cpu.md").read_text())
+
+
+def test_a_function_runs_in_a_process_of_its_own_and_a_failure_is_told():
+    seen = []
+    assert in_own_process(pow, 3, 4, watch=seen.append) == 81
+    assert all(pid != os.getpid() for pid in seen)
+    with pytest.raises(RuntimeError, match="divmod failed in its process, exit status 1"):
+        in_own_process(divmod, 1, 0)
