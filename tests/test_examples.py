@@ -31,7 +31,7 @@ def test_the_loop_from_slides_to_a_model_and_back_closes(tmp_path):
     loop = tmp_path / "loop"
     environment = os.environ | {"SPIDER_EXAMPLE_FOLDER": str(loop), "PYTHONPATH": str(ROOT)}
     # Smaller than a reader has it, and every step is the same.
-    smaller = {"SLIDES": 10, "LATTICE": 9, "EPOCHS": 16, "PATCH": 56}
+    smaller = {"SLIDES": 10, "LATTICE": 9, "EPOCHS": 10, "PATCH": 56}
     environment |= {f"SPIDER_EXAMPLE_{name}": str(value) for name, value in smaller.items()}
     lines = code_of(ROOT / "examples" / "your_own_slides.ipynb")
     # Processes of the build import this file anew, and must not run it.
