@@ -1,6 +1,7 @@
 """Embedding every patch of a slide once, while the next ones are read by other processes."""
 
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
+from xxhash import xxh3_128_digest
 
 from ..slide_files.lattice import Lattice
 from ..slide_files.slide_error import SlideError, UnreadableError
@@ -22,6 +24,7 @@ from .settings import SlideSettings
 # the caches of a reader, the rows of a large slide do not.
 _SQUARE_PX = 1792
 _MOST_UNSAVED = 4096
+_MOST_KNOWN = 1024  # embeddings of patches that may come again
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,7 @@ def embed_slide(
     missing = in_reading_order(saved.missing(corners))
     batches = [missing[start : start + settings.batch_size] for start in range(0, len(missing), settings.batch_size)]
     loader = _loader(view, batches, model, settings.num_workers)
-    unsaved, damage, embed = _Unsaved(saved, settings.save_every), _Damage(len(corners)), _FillOnce(model)
+    unsaved, damage, embed = _Unsaved(saved, settings.save_every), _Damage(len(corners)), _EqualOnce(model)
     # The bar shows patches/s and the time left; what an earlier run has embedded counts as done.
     done = len(corners) - len(missing)
     with tqdm(total=len(corners), initial=done, unit="patch", desc=saved.name) as bar, worker_failures_in_words():
@@ -94,30 +97,37 @@ def table_rows(lattice: Lattice, needed: np.ndarray, table: EmbeddingTable) -> n
     return rows
 
 
-class _FillOnce:
-    """Embeds patches; those all of whose px are equal, which scanners paint where they did not scan, once by colour."""
+class _EqualOnce:
+    """Embeds patches, equal ones once: scanners paint what they did not scan, and some repeat what they did.
+
+    Equal are those of one batch, and those that equal one of the last 1,024 others.
+    """
 
     def __init__(self, model: SlideModel) -> None:
         self._model = model
-        self._of_fill: dict[bytes, torch.Tensor] = {}
+        self._known: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self.patches = 0  # that went through the backbone
         self.clock = BackboneClock(model.device)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Embeddings, float `(n, hidden)`, of patches, uint8 `(n, P, P, 3)`."""
-        first = patches[:, :1, :1]
-        fills = (patches == first).flatten(1).all(dim=1).tolist()
-        colors = [bytes(color) if fill else None for color, fill in zip(first.flatten(1).tolist(), fills)]
-        new = {color: place for place, color in enumerate(colors) if color is not None and color not in self._of_fill}
-        places = sorted({*new.values(), *(place for place, color in enumerate(colors) if color is None)})
-        embedded = dict(zip(places, self._embed(patches[places]))) if places else {}
-        self.patches += len(places)
-        self._of_fill |= {color: embedded[place].clone() for color, place in new.items()}
-        return torch.stack([embedded[i] if color is None else self._of_fill[color] for i, color in enumerate(colors)])
-
-    def _embed(self, patches: torch.Tensor) -> torch.Tensor:
-        with self.clock.running():
-            return self._model.embed(patches)
+        digests = [xxh3_128_digest(patch) for patch in np.ascontiguousarray(patches.numpy())]
+        new: dict[bytes, int] = {}
+        for place, digest in enumerate(digests):
+            if digest not in self._known:
+                new.setdefault(digest, place)
+        if new:
+            with self.clock.running():
+                embedded = self._model.embed(patches[list(new.values())])
+            # Copies, or all of the batch would stay in memory with any of them.
+            self._known.update((digest, embedding.clone()) for digest, embedding in zip(new, embedded))
+            self.patches += len(new)
+        found = torch.stack([self._known[digest] for digest in digests])
+        for digest in digests:
+            self._known.move_to_end(digest)
+        while len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+        return found
 
 
 class _Unsaved:
