@@ -12,6 +12,7 @@ import jinja2
 from PIL import Image
 
 from ..files import replacing
+from ..html_pages import page_environment
 from ..images import DECODING_ERRORS
 from ..plain_text import escaped
 from .cohort_rows import CohortRow, class_order
@@ -105,14 +106,9 @@ def _base64_of(picture: Path) -> Optional[str]:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,  # names of slides and classes, and messages, come from anywhere
-        finalize=lambda value: escaped(value) if type(value) is str else value,  # bytes that are no UTF-8 among them
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    # Messages, too, come from anywhere, bytes that are no UTF-8 among them.
+    environment = page_environment(
+        Path(__file__).parent, finalize=lambda value: escaped(value) if type(value) is str else value
     )
     environment.filters["number"] = _number
     return environment.get_template(_TEMPLATE)

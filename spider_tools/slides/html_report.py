@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
-import jinja2
 from markupsafe import Markup
 
+from ..html_pages import page_environment
 from .colors import Look, looks_of_classes
 from .report_patches import PatchPicture
 from .report_tiles import MOST_BYTES
@@ -93,18 +93,22 @@ def make_report(
         for name, content in pictures.items()
     }
     script = "".join(_text(name) for name in _SCRIPTS)
-    return _template().render(
-        title=title,
-        composition=composition,
-        looks=looks_of_classes(list(composition["classes"])) if looks is None else looks,
-        facts=facts,
-        limits=limits,
-        warnings=warnings,
-        figures=figures,
-        slide_map=slide_map,
-        style=Markup(_text(_STYLE)),
-        script=Markup(script),
-        script_hash=_hash(script),
+    return (
+        page_environment(_HERE)
+        .get_template(_TEMPLATE)
+        .render(
+            title=title,
+            composition=composition,
+            looks=looks_of_classes(list(composition["classes"])) if looks is None else looks,
+            facts=facts,
+            limits=limits,
+            warnings=warnings,
+            figures=figures,
+            slide_map=slide_map,
+            style=Markup(_text(_STYLE)),
+            script=Markup(script),
+            script_hash=_hash(script),
+        )
     )
 
 
@@ -115,15 +119,3 @@ def _text(name: str) -> str:
 def _hash(script: str) -> str:
     """The only script that a browser may run in the page, as its Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,  # names of slides and classes come from anywhere
-        loader=jinja2.FileSystemLoader(_HERE),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(_TEMPLATE)
