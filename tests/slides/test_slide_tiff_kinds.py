@@ -17,6 +17,7 @@ from tiff_kinds import (
     QUARTER,
     RGB,
     TILED,
+    damage,
     encoded,
     in_planes,
     tiles_of,
@@ -296,9 +297,7 @@ def test_damage_in_one_tile_of_a_subifd_is_told_there_and_nowhere_else(tmp_path)
     with tifffile.TiffFile(path) as file:
         page = file.pages[0].pages[0]
         offset, count = page.dataoffsets[1], page.databytecounts[1]
-    content = bytearray(path.read_bytes())
-    content[offset : offset + count] = b"\x55" * count
-    path.write_bytes(content)
+    damage(path, offset, count)
     slide = open_slide(path)
     with pytest.raises(UnreadableError, match=r"s\.tif is damaged at level 1, x 64, y 0: "):
         slide.read_level(1, (60, 0), (20, 20))

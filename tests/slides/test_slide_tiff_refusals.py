@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 from slide_files import draw_slide, write_pyramid
-from tiff_kinds import HALF, HALF_UM, PIXELS, QUARTER, RGB, TILED, in_planes, write_pages, write_subifds
+from tiff_kinds import HALF, HALF_UM, PIXELS, QUARTER, RGB, TILED, damage, in_planes, write_pages, write_subifds
 
 from spider_tools.slide_files import probe
 from spider_tools.slide_files.reader import open_slide
@@ -225,9 +225,7 @@ def test_px_that_are_damaged_are_told_in_words(tmp_path, dtype):
     path = big_endian_subifds(tmp_path / "s.tif", dtype)
     with tifffile.TiffFile(path) as file:
         offset, count = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
-    content = bytearray(path.read_bytes())
-    content[offset : offset + count] = b"\x55" * count
-    path.write_bytes(content)
+    damage(path, offset, count)
     slide = open_slide(path)
     with pytest.raises(SlideError, match=r"s\.tif is damaged at level 0, x 0, y 0: "):
         slide.read_level(0, (3, 3), (9, 9))

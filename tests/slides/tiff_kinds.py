@@ -86,3 +86,10 @@ def write_compressed(path, kind, *levels):
         for page in (file.pages[0], *file.pages[0].pages):
             page.tags["Compression"].overwrite(NUMBERS[kind])
     return path
+
+
+def damage(path, offset, count):
+    """Write over so many bytes of a file."""
+    content = bytearray(path.read_bytes())
+    content[offset : offset + count] = b"\x55" * count
+    path.write_bytes(content)
