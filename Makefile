@@ -24,7 +24,7 @@ env: .venv/installed
 	else $(PY) -m pip install -q --no-compile "$(TORCH)+cpu" 2>/dev/null || { \
 	echo "Your package index has no CPU build of PyTorch: taking the default one, several GB."; \
 	$(PY) -m pip install -q --no-compile $(TORCH); }; fi
-	$(PY) -m pip install -q --no-compile -c constraints.txt -e ".[dev,lora,outputs,retrieval,slides]"
+	$(PY) -m pip install -q --no-compile -c constraints.txt -e ".[app,dev,export,jpeg,lora,outputs,retrieval,slides]"
 	touch $@
 
 # The other environments hold only what differs and find the rest, torch included, in the first. torchao, for int8, is
