@@ -43,6 +43,18 @@ def check_optional_number(field: str, value: Any, low: float, high: float) -> No
         check_number(field, value, low, high, "a number or None")
 
 
+def are_three_numbers(values: Any, low: float, high: float) -> bool:
+    """Whether these are three numbers in this range, in a list or tuple; NaN is in none."""
+    are_three = isinstance(values, (list, tuple)) and len(values) == 3
+    return are_three and all(is_number(value) and low <= value <= high for value in values)
+
+
+def check_channels(field: str, values: Any, low: float, high: float) -> None:
+    """Raise `ValueError` unless the value of a field is None, or a number in this range for each of three channels."""
+    if values is not None and not are_three_numbers(values, low, high):
+        raise ValueError(f"`{field}` must be None or three numbers from {low} to {high}, got {values!r}.")
+
+
 def check_choice(field: str, value: Any, *choices: Optional[str]) -> None:
     """Raise `ValueError` unless the value of a field is one of these."""
     if value not in choices:

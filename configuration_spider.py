@@ -2,13 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
 
 from transformers import BertConfig, Dinov2WithRegistersConfig, PretrainedConfig
 
 from .checks_spider import (
     agreed_class_names,
+    check_channels,
     check_choice,
     check_integer,
     check_number,
@@ -18,6 +19,7 @@ from .checks_spider import (
     check_values,
     nearest,
 )
+from .pixels_spider import HIBOU_MEAN, HIBOU_STD
 
 _LABEL_FIELDS = ("class_names", "id2label", "label2id", "num_labels")
 # Names that Transformers and spider_tools give to what is no field of SPIDER.
@@ -47,6 +49,12 @@ class SpiderConfig(PretrainedConfig):
             Side of one patch in px.
         mpp (`float`, *optional*, defaults to 0.5):
             Micrometres per pixel of the regions that the model was trained on.
+        image_mean (`list[float]`, *optional*, defaults to Hibou's):
+            Mean of each channel, for values in [0, 1], by which the model normalises bytes; as the image processor's,
+            which normalises floats. None in folders of earlier versions, which say it in preprocessor_config.json
+            alone: their models take no bytes.
+        image_std (`list[float]`, *optional*, defaults to Hibou's):
+            Standard deviation of each channel, likewise.
         head_hidden_size (`int`, *optional*, defaults to 128):
             Width of the head; patch embeddings are projected to it.
         head_num_hidden_layers (`int`, *optional*, defaults to 1):
@@ -105,6 +113,8 @@ class SpiderConfig(PretrainedConfig):
         context_size: int = 5,
         patch_size: int = 224,
         mpp: float = 0.5,
+        image_mean: Optional[Sequence[float]] = HIBOU_MEAN,
+        image_std: Optional[Sequence[float]] = HIBOU_STD,
         head_hidden_size: int = 128,
         head_num_hidden_layers: int = 1,
         head_num_attention_heads: int = 1,
@@ -132,6 +142,8 @@ class SpiderConfig(PretrainedConfig):
         self.context_size = context_size
         self.patch_size = patch_size
         self.mpp = mpp
+        self.image_mean = list(image_mean) if isinstance(image_mean, tuple) else image_mean
+        self.image_std = list(image_std) if isinstance(image_std, tuple) else image_std
         self.head_hidden_size = head_hidden_size
         self.head_num_hidden_layers = head_num_hidden_layers
         self.head_num_attention_heads = head_num_attention_heads
@@ -226,7 +238,7 @@ class SpiderConfig(PretrainedConfig):
         if isinstance(fields.get("backbone_config"), dict):
             backbone = _architecture(config_dict.get("backbone_config") or _HIBOU_L)
             fields["backbone_config"] = backbone | fields["backbone_config"]
-        config_dict = config_dict | fields
+        config_dict = dict.fromkeys(("image_mean", "image_std")) | config_dict | fields
         records = {name: kwargs.pop(name, config_dict.pop(name)) for name in list(config_dict) if not _is_known(name)}
         misspelt = [f"`{name}` (is it `{nearest(name, _FIELDS)}`?)" for name in records if nearest(name, _FIELDS)]
         if misspelt:
@@ -277,6 +289,8 @@ class SpiderConfig(PretrainedConfig):
                 f"`head_hidden_size` ({self.head_hidden_size}) must be a multiple of "
                 f"`head_num_attention_heads` ({self.head_num_attention_heads})."
             )
+        if (self.image_mean is None) != (self.image_std is None):
+            raise ValueError(f"`image_mean` and `image_std` go together, got {self.image_mean} and {self.image_std}.")
         self._check_backbone()
 
     def _check_backbone(self) -> None:
@@ -312,6 +326,8 @@ _CHECKS: dict[str, tuple] = {
     "context_size": (check_integer, 1, 99),
     "patch_size": (check_integer, 1, 4096),
     "mpp": (check_number, 0.01, 1000, "a positive number of micrometres per pixel"),
+    "image_mean": (check_channels, 0, 1),
+    "image_std": (check_channels, 0.001, 10),
     "head_hidden_size": (check_integer, 1, 16_384),
     "head_num_hidden_layers": (check_integer, 1, 512),
     "head_num_attention_heads": (check_integer, 1, 1024),

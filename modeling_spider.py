@@ -16,9 +16,13 @@ from .checks_spider import describe, fits
 from .configuration_spider import SpiderConfig
 from .head_spider import attention_of, read_out
 from .outputs_spider import SpiderOutput, output_type
+from .pixels_spider import are_pixels, as_backbone_input, tiled
 from .sources_spider import make_replaceable, refuse_weights_elsewhere, warn_of_other_code, warn_unless_verified
 
 logger = logging.get_logger(__name__)
+
+# On a CPU what goes through at once stays in the cache, and in memory that the process keeps.
+_CPU_BATCH = 16
 
 
 class SpiderForImageClassification(PreTrainedModel):
@@ -91,9 +95,10 @@ class SpiderForImageClassification(PreTrainedModel):
 
         Args:
             pixel_values: Float `(batch, context_size**2, 3, patch_size, patch_size)`, normalised, row-major, as the
-                processor makes them; or whole normalised regions, `(batch, 3, region_size, region_size)`, which are
-                tiled here. Patches that `context_mask` excludes are not embedded, or under `torch.compile` embedded in
-                vain.
+                processor makes them; or uint8, as it makes them with `do_rescale=False, do_normalize=False`, which are
+                normalised here by `config.image_mean` and `image_std`; or whole regions of either kind, `(batch, 3,
+                region_size, region_size)`, which are tiled here. Patches that `context_mask` excludes are not embedded,
+                or under `torch.compile` embedded in vain.
             patch_embeddings: Float `(batch, context_size**2, backbone hidden size)` from `embed_patches`; instead of
                 `pixel_values`.
             context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. All
@@ -117,7 +122,8 @@ class SpiderForImageClassification(PreTrainedModel):
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             raise ValueError("`output_hidden_states` is for patches: call `model.backbone(patches, ...)` with it.")
         if pixel_values is not None and pixel_values.ndim == 4:
-            pixel_values = self._tile_regions(pixel_values)
+            self._check_pixels(pixel_values, 3, self.config.region_size, self.config.region_size)
+            pixel_values = tiled(pixel_values, self.config.context_size)
         grid = patch_embeddings if pixel_values is None else pixel_values
         if pixel_values is None:
             self._check_embedding_grid(grid)
@@ -144,29 +150,34 @@ class SpiderForImageClassification(PreTrainedModel):
         """Embed patches one by one: the backbone's class token after its last layer norm.
 
         Where no gradient has to flow through the backbone (it is frozen, or gradients are off) the patches go through
-        it in micro-batches of `config.backbone_batch_size`.
+        it in micro-batches of `config.backbone_batch_size`, on a CPU of 16 at most.
 
         Args:
-            pixel_values: Float `(num_patches, 3, patch_size, patch_size)`, normalised.
+            pixel_values: Float `(num_patches, 3, patch_size, patch_size)`, normalised; or uint8, which is normalised
+                here, in the same micro-batches.
 
         Returns:
             Float `(num_patches, backbone hidden size)`, in the model's dtype.
 
         Raises:
-            ValueError: The shape is another one.
+            ValueError: The shape is another one, or bytes come to a model that does not say how to normalise them.
         """
         side = self.config.patch_size
-        if not fits(pixel_values, 3, side, side):
-            raise ValueError(f"Expected float patches of shape (N, 3, {side}, {side}), got {describe(pixel_values)}.")
+        if not are_pixels(pixel_values, 3, side, side):
+            raise ValueError(
+                f"Expected float or uint8 patches of shape (N, 3, {side}, {side}), got {describe(pixel_values)}."
+            )
         if len(pixel_values) == 0:
             return pixel_values.new_zeros(0, self.config.backbone_config.hidden_size, dtype=self.dtype)
         frozen = self.config.freeze_backbone and not pixel_values.requires_grad and not learns(self.backbone)
         if torch.is_grad_enabled() and not frozen:
-            return self.backbone(pixel_values).pooler_output
+            return self.backbone(self._as_backbone_input(pixel_values)).pooler_output
         with torch.no_grad():
-            chunks = pixel_values.split(self.config.backbone_batch_size)
+            bound = self.config.backbone_batch_size
+            chunks = pixel_values.split(min(bound, _CPU_BATCH) if pixel_values.device.type == "cpu" else bound)
             # The class token is a view of all tokens of its patch, which would stay in memory with it.
-            return torch.cat([self.backbone(chunk).pooler_output.clone() for chunk in chunks])
+            inputs = map(self._as_backbone_input, chunks)
+            return torch.cat([self.backbone(chunk).pooler_output.clone() for chunk in inputs])
 
     def classify_grid(
         self, patch_embeddings: torch.Tensor, context_mask: Optional[torch.Tensor] = None
@@ -270,12 +281,9 @@ class SpiderForImageClassification(PreTrainedModel):
         self.backbone.embeddings.mask_token.requires_grad_(False)
         self.context_encoder.embeddings.word_embeddings.requires_grad_(False)
 
-    def _tile_regions(self, regions: torch.Tensor) -> torch.Tensor:
-        """The patches `(batch, context_size**2, 3, patch_size, patch_size)` of regions, row-major; copied once."""
-        side, patches = self.config.patch_size, self.config.context_size
-        self._check_pixels(regions, 3, self.config.region_size, self.config.region_size)
-        rows_and_columns = regions.unflatten(3, (patches, side)).unflatten(2, (patches, side))
-        return rows_and_columns.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    def _as_backbone_input(self, patches: torch.Tensor) -> torch.Tensor:
+        dtype = self.backbone.embeddings.cls_token.dtype  # replicas of DataParallel have tensors, and no parameters
+        return as_backbone_input(patches, self.config.image_mean, self.config.image_std, dtype)
 
     def _embed_regions(self, pixel_values: torch.Tensor, context_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Embed the patches of a batch of regions, leaving out those that the mask excludes."""
@@ -341,12 +349,12 @@ class SpiderForImageClassification(PreTrainedModel):
         return doubts
 
     def _check_pixels(self, pixel_values: torch.Tensor, *shape: int) -> None:
-        if not fits(pixel_values, *shape) or len(pixel_values) == 0:
+        if not are_pixels(pixel_values, *shape) or len(pixel_values) == 0:
             side, patches, region = self.config.patch_size, self.config.num_context_patches, self.config.region_size
             raise ValueError(
-                f"Expected float `pixel_values` of shape (B, {patches}, 3, {side}, {side}) with B > 0, got "
-                f"{describe(pixel_values)}. The processor makes them from {region} px regions; whole normalised "
-                f"regions, (B, 3, {region}, {region}), are taken too."
+                f"Expected float or uint8 `pixel_values` of shape (B, {patches}, 3, {side}, {side}) with B > 0, got "
+                f"{describe(pixel_values)}. The processor makes them from {region} px regions; whole regions, (B, 3, "
+                f"{region}, {region}), normalised or uint8, are taken too."
             )
 
     def _check_embedding_grid(self, patch_embeddings: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from . import __version__, remote_code
 from .files import file_sha256, read_json_object, readable_as_umask_says
 from .import_record import RECORD
+from .normalization import let_model_normalize
 
 if TYPE_CHECKING:
     from .remote_code import SpiderForImageClassification, SpiderImageProcessor
@@ -33,7 +34,7 @@ def save_model_folder(
     Without config.json a folder does not load, so that no reader takes a half-written one for a model.
 
     Args:
-        model: Its configuration notes the version of this package.
+        model: Its configuration notes the version of this package and how the image processor normalises.
         image_processor: Its own.
         folder: Made if absent; files of an earlier model are replaced, others left alone.
         import_record: Goes into config.json with the digest of the weights that it is about.
@@ -41,6 +42,7 @@ def save_model_folder(
     unfinished = folder / ".model.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.config.spider_tools_version = __version__
+    let_model_normalize(model, image_processor)
     model.save_pretrained(unfinished)
     if import_record is not None:
         setattr(model.config, RECORD, {**import_record, "weights_sha256": weights_sha256(unfinished)})

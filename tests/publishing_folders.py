@@ -27,6 +27,7 @@ MODEL_FILES = [
     "model.safetensors",
     "modeling_spider.py",
     "outputs_spider.py",
+    "pixels_spider.py",
     "preprocessor_config.json",
     "processing_spider.py",
     "processor_config.json",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .normalizer import PatchNormalizer
+from ..normalization import let_model_normalize
 from .settings import check_precision
 
 if TYPE_CHECKING:
@@ -61,13 +61,15 @@ class PatchEmbedder:
         ready = not model.backbone.training and model.device == device and model.dtype == dtype
         if not ready or precision == "int8":
             model = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
+        else:
+            model = copy.copy(model)  # the same weights
+            model.config = copy.copy(model.config)
+        let_model_normalize(model, image_processor)
         if precision == "int8":
             _quantize(model.backbone)
         batch = model.config.backbone_batch_size
         self._batch = min(batch, _CPU_BATCH) if device.type == "cpu" else batch
-        self._normalize = PatchNormalizer(image_processor)
         self._device = device
-        self._dtype = dtype
         self._embed = model.embed_patches
         self._compiled = compiled or precision == "int8"
         if self._compiled:
@@ -77,16 +79,15 @@ class PatchEmbedder:
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Embeddings, float `(patches, hidden)` on the device, of patches, uint8 `(patches, P, P, 3)`."""
         # Bytes travel to the device, a quarter of the size of floats, and are normalised there.
-        pixel_values = self._normalize(patches.to(self._device, non_blocking=True)).to(self._dtype)
-        return torch.cat([self._embed_chunk(chunk) for chunk in pixel_values.split(self._batch)])
+        on_device = patches.to(self._device, non_blocking=True)
+        return torch.cat([self._embed_chunk(chunk) for chunk in on_device.split(self._batch)])
 
-    def _embed_chunk(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        absent = self._batch - len(pixel_values) if self._compiled else 0
-        if absent == 0:
-            return self._embed(pixel_values)
-        # Every other number of patches would be compiled anew.
-        blank = pixel_values.new_zeros(absent, *pixel_values.shape[1:])
-        return self._embed(torch.cat([pixel_values, blank]))[: len(pixel_values)]
+    def _embed_chunk(self, patches: torch.Tensor) -> torch.Tensor:
+        present = len(patches)
+        if self._compiled and present < self._batch:
+            # Every other number of patches would be compiled anew.
+            patches = torch.cat([patches, patches.new_zeros(self._batch - present, *patches.shape[1:])])
+        return self._embed(patches.permute(0, 3, 1, 2))[:present]
 
     @torch.no_grad()
     def _compile(self, model: "SpiderForImageClassification") -> None:
@@ -94,11 +95,11 @@ class PatchEmbedder:
         options = {"freezing": True} if self._device.type == "cpu" else None
         self._embed = torch.compile(model.embed_patches, dynamic=False, options=options)
         side = model.config.patch_size
-        blank = torch.zeros(self._batch, 3, side, side, dtype=self._dtype, device=self._device)
+        blank = torch.zeros(self._batch, side, side, 3, dtype=torch.uint8, device=self._device)
         logger.info("compiling the backbone, once for this process: about a minute for Hibou-L")
         started = time.monotonic()
         try:
-            self._embed(blank)
+            self._embed(blank.permute(0, 3, 1, 2))
         except Exception as error:  # compilers fail in many ways and with errors of many classes
             raise RuntimeError(
                 "The backbone cannot be compiled here. Expected a working C++ compiler, such as g++, on a CPU, or "

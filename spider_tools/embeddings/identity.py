@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..data.patches import PatchSource
+from ..normalization import normalization_of
 from ..weights.dinov2_names import in_pieces
 from .shards import content_key
 
@@ -26,7 +27,6 @@ _ARCHITECTURE_FIELDS = (
     "num_register_tokens",
     "use_swiglu_ffn",
 )
-_PREPROCESSING_FIELDS = ("patch_size", "do_normalize", "image_mean", "image_std")
 
 
 def store_content(
@@ -49,11 +49,25 @@ def store_content(
     content = {
         "backbone_sha256": backbone_fingerprint(model.backbone),
         "architecture": {field: getattr(backbone, field) for field in _ARCHITECTURE_FIELDS},
-        "preprocessing": {field: getattr(image_processor, field) for field in _PREPROCESSING_FIELDS},
+        "preprocessing": _preprocessing(model, image_processor),
         "dtype": dtype,
         "source": getattr(source, "fingerprint", None),
     }
     return json.loads(json.dumps(content))
+
+
+def _preprocessing(model: "SpiderForImageClassification", image_processor: "SpiderImageProcessor") -> dict[str, Any]:
+    """How pixels are normalised; the same whether the image processor does it or leaves it to the model."""
+    mean, std = image_processor.image_mean, image_processor.image_std
+    if not image_processor.do_rescale:
+        mean, std = normalization_of(image_processor, model.config)
+    normalizes = image_processor.do_normalize or not image_processor.do_rescale
+    return {
+        "patch_size": image_processor.patch_size,
+        "do_normalize": normalizes,
+        "image_mean": mean,
+        "image_std": std,
+    }
 
 
 def store_key(content: dict[str, Any]) -> str:

@@ -73,5 +73,5 @@ class AskedModel:
         logger.info("asking about regions: %s", disturbance.name)
         regions = self._embedder.regions({"split": split}, disturbance)["split"]
         loader = self._accelerator.prepare(evaluation_loader(regions, self._batch_size, num_workers=0))
-        classifier = RegionClassifier(self.model, normalize=None)
+        classifier = RegionClassifier(self.model)
         return predict(self._accelerator, classifier, loader, list(dict.fromkeys(sizes)), progress="classifying")

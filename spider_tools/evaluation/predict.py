@@ -35,14 +35,12 @@ class RegionClassifier(nn.Module):
     """Classifies the batches of `batches.py`, from embeddings or from pixels, with gradients through all of it.
 
     Args:
-        model: Embeds patches and classifies grids.
-        normalize: Turns patches, uint8 `(n, P, P, 3)`, into the backbone's input; unused with embeddings.
+        model: Embeds patches, as bytes, and classifies grids.
     """
 
-    def __init__(self, model: "SpiderForImageClassification", normalize: Any) -> None:
+    def __init__(self, model: "SpiderForImageClassification") -> None:
         super().__init__()
         self.model = model
-        self.normalize = normalize
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits `(regions, classes)`; a patch that regions share is embedded once."""
@@ -52,7 +50,7 @@ class RegionClassifier(nn.Module):
         """Patch embeddings `(regions, patches, hidden)` of a batch."""
         if "patch_embeddings" in batch:
             return batch["patch_embeddings"]
-        embeddings = self.model.embed_patches(self.normalize(batch["patches"]))
+        embeddings = self.model.embed_patches(batch["patches"].permute(0, 3, 1, 2))
         return embeddings[batch["patch_index"].clamp(min=0)]
 
 

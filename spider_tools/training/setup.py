@@ -25,7 +25,6 @@ from ..data.loaders import (
 )
 from ..data.loading import RegionData, load_regions
 from ..data.settings import DataSettings
-from ..embeddings.normalizer import PatchNormalizer
 from ..evaluation.embedded_splits import SplitEmbedder
 from ..evaluation.predict import RegionClassifier
 from ..launching import make_accelerator
@@ -138,7 +137,12 @@ def set_up(accelerator: Accelerator, settings: TrainingSettings, data: RegionDat
     set_seed(settings.seed)
     context_size = math.isqrt(len(data.splits["train"][0]["patches"]))
     model = starting_model(settings, data.class_names, context_size, data.patches.patch_size)
-    image_processor = remote_code.image_processor_class()(context_size=context_size, patch_size=model.config.patch_size)
+    image_processor = remote_code.image_processor_class()(
+        context_size=context_size,
+        patch_size=model.config.patch_size,
+        image_mean=model.config.image_mean,
+        image_std=model.config.image_std,
+    )
     regions = regions_of_splits(accelerator, settings, data, model, image_processor)
     return assemble(accelerator, settings, model, image_processor, regions)
 
@@ -194,9 +198,7 @@ def assemble(
     weights = class_weights_of(train.grid.labels, model.config.num_labels, settings.class_weights)
     accumulation = settings.gradient_accumulation_steps
     sampler = MicroBatchSampler(plan, train.grid, weights, accelerator.process_index, accumulation)
-    classifier, optimizer = accelerator.prepare(
-        RegionClassifier(model, PatchNormalizer(image_processor)), _optimizer_for(model, settings)
-    )
+    classifier, optimizer = accelerator.prepare(RegionClassifier(model), _optimizer_for(model, settings))
     schedule = _schedule_for(optimizer, settings, plan.steps(len(train)))
     return TrainingSetup(
         settings=settings,

@@ -9,8 +9,9 @@ from transformers import Dinov2WithRegistersConfig
 from .. import remote_code
 from ..files import read_json_object
 from ..import_record import RECORD
+from ..normalization import let_model_normalize
 from ..weights.dinov2_names import projection_names
-from ..weights.loading import load_backbone, load_config, load_spider
+from ..weights.loading import load_backbone, load_config, load_image_processor, load_spider, stated_normalization
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _HEAD_FIELDS = (
 def starting_model(
     settings: TrainingSettings, class_names: list[str], context_size: int, patch_size: int
 ) -> "SpiderForImageClassification":
-    """The model that training starts from, in float32.
+    """The model that training starts from, in float32, whose configuration says how patches are normalised.
 
     Args:
         settings: Says where the weights come from and what of the backbone learns.
@@ -80,14 +81,17 @@ def _with_backbone(
 ) -> "SpiderForImageClassification":
     if settings.backbone == "random":
         backbone, backbone_config = None, _random_backbone_config(settings.backbone_config, patch_size)
+        colours = {}
     else:
         backbone = load_backbone(settings.backbone, patch_size, settings.interpolate_positions, settings.backbone_heads)
         backbone_config = backbone.config.to_dict()
+        colours = stated_normalization(settings.backbone)
     config = remote_code.config_class()(
         backbone_config=backbone_config,
         patch_size=patch_size,
         class_names=class_names,
         context_size=context_size,
+        **colours,
         **{field: getattr(settings, field) for field in _HEAD_FIELDS},
     )
     model = remote_code.model_class()(config)
@@ -109,7 +113,8 @@ def _random_backbone_config(name: str, patch_size: int) -> Any:
 
 def _from_spider(source: str, class_names: list[str], context_size: int) -> "SpiderForImageClassification":
     """A SPIDER model with another list of classes; those that it knows keep their rows of the classifier."""
-    trained = load_spider(source)
+    trained, image_processor = load_spider(source), load_image_processor(source)
+    let_model_normalize(trained, image_processor)
     _forget_limits(trained)
     side = trained.config.context_size
     if side != context_size:
@@ -118,6 +123,7 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> "Spi
     if known == class_names:
         return trained
     model = remote_code.model_class()(load_config(source, class_names=class_names))
+    let_model_normalize(model, image_processor)
     _forget_limits(model)
     kept = [(new, known.index(name)) for new, name in enumerate(class_names) if name in known]
     weights = trained.state_dict()

@@ -107,6 +107,24 @@ def load_image_processor(source: str, revision: Optional[str] = None) -> "Spider
     return remote_code.image_processor_class().from_pretrained(folder)
 
 
+def stated_normalization(source: str) -> dict[str, Any]:
+    """What the preprocessor_config.json of a backbone says of colours, as fields of a configuration.
+
+    Args:
+        source: Path of a file or folder, or a Hub id, that `load_backbone` has taken.
+
+    Returns:
+        `image_mean` and `image_std`; nothing where the source has no such file, or it does not say both.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    folder = locate(source)
+    stated = read_json(folder / "preprocessor_config.json") if folder.is_dir() else None
+    fields = {name: (stated or {}).get(name) for name in ("image_mean", "image_std")}
+    return {} if None in fields.values() else fields
+
+
 def _spider_folder(source: str, revision: Optional[str]) -> Path:
     folder = locate(source, revision)
     config = read_json(folder / "config.json") or {}

@@ -1,14 +1,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from PIL import Image
 from small_datasets import PATCH, pixels_of
 
-from spider_tools import remote_code
 from spider_tools.data.patches import FolderPatches
 from spider_tools.data.tables import table_schema, write_table
-from spider_tools.embeddings.normalizer import PatchNormalizer
 from spider_tools.images import to_rgb
 
 
@@ -59,11 +56,3 @@ def test_every_mode_becomes_rgb():
     np.testing.assert_array_equal(to_rgb(Image.fromarray(alpha, "RGBA")), flattened)
     with pytest.raises(ValueError, match="'F' has no fixed range"):
         to_rgb(Image.fromarray(gray.astype(np.float32)))
-
-
-def test_patches_are_normalized_as_the_image_processor_does():
-    processor = remote_code.image_processor_class()(context_size=3, patch_size=PATCH, image_mean=[0.1, 0.2, 0.3])
-    region = pixels_of("region", 3 * PATCH, 3 * PATCH)
-    expected = processor(region, return_tensors="pt")["pixel_values"][0]
-    tiles = region.reshape(3, PATCH, 3, PATCH, 3).transpose(0, 2, 1, 3, 4).reshape(9, PATCH, PATCH, 3)
-    torch.testing.assert_close(PatchNormalizer(processor)(torch.from_numpy(tiles.copy())), expected)

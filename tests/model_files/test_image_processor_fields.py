@@ -8,13 +8,25 @@ import pytest
 import torch
 from cropped_by_loop import N, P, SpiderImageProcessor, random_rgb, region_processor
 
-FIELDS = ("context_size", "patch_size", "do_normalize", "image_mean", "image_std", "allow_missing_context")
+FIELDS = (
+    "context_size",
+    "patch_size",
+    "do_rescale",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "allow_missing_context",
+)
 REFUSED = [
     *((field, value) for field in ("context_size", "patch_size") for value in (0, -1, 5.0, "5", True, [5])),
     *((field, 10**power) for field in ("context_size", "patch_size") for power in (6, 9, 30)),
     ("context_size", 4),
     ("context_size", 101),
-    *((field, value) for field in ("do_normalize", "allow_missing_context") for value in ("no", "false", "", 0, 1, [])),
+    *(
+        (field, value)
+        for field in ("do_rescale", "do_normalize", "allow_missing_context")
+        for value in ("no", "false", "", 0, 1, [])
+    ),
     *((field, value) for field in ("image_mean", "image_std") for value in (0.5, "0.5", [0.5], [0.5] * 4, [0.5] * 2)),
     *((field, [0.5, 0.5, wrong]) for field in ("image_mean", "image_std") for wrong in ("0.5", True, [0.5])),
     *((field, [0.5, float(wrong), 0.5]) for field in ("image_mean", "image_std") for wrong in ("nan", "inf", "-inf")),
@@ -151,7 +163,7 @@ def test_a_misspelt_keyword_is_refused_with_the_field_that_was_meant(folder, nam
             run()
 
 
-@pytest.mark.parametrize("name", ["size", "crop_size", "do_center_crop", "do_rescale", "resample"])
+@pytest.mark.parametrize("name", ["size", "crop_size", "do_center_crop", "rescale_factor", "resample"])
 def test_what_other_image_processors_do_is_refused(folder, name):
     for run in (
         lambda: SpiderImageProcessor(**{name: 224}),
@@ -168,7 +180,7 @@ def test_options_of_loading_are_no_fields(folder):
     assert unused["another"] == 1
 
 
-@pytest.mark.parametrize("name", [*MISSPELT, "size", "do_rescale", "training"])
+@pytest.mark.parametrize("name", [*MISSPELT, "size", "rescale_factor", "training"])
 def test_a_file_with_another_field_loads_with_a_warning_and_is_saved_without(folder, tmp_path, name):
     edit(folder, **{name: True})
     with pytest.warns(UserWarning, match=rf"preprocessor_config\.json: Unknown arguments \['{name}'\]"):

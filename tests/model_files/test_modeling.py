@@ -227,7 +227,7 @@ def test_no_patches_have_no_embeddings(model):
         ({"pixels": (2, 25, 1, 28, 28)}, r"\(B, 25, 3, 28, 28\).*\(2, 25, 1, 28, 28\)"),
         ({"pixels": (25, 3, 28, 28)}, r"\(B, 25, 3, 28, 28\).*\(25, 3, 28, 28\)"),
         ({"pixels": (0, 25, 3, 28, 28)}, r"with B > 0"),
-        ({"pixels": (2, 25, 3, 28, 28), "dtype": torch.uint8}, r"float `pixel_values`.*got torch.uint8"),
+        ({"pixels": (2, 25, 3, 28, 28), "dtype": torch.int32}, r"float or uint8 `pixel_values`.*got torch.int32"),
         ({"embeddings": (2, 25, 31)}, r"\(B, 25, 32\).*got torch.float32 \(2, 25, 31\)"),
         ({"embeddings": (2, 24, 32)}, r"\(B, 25, 32\).*\(2, 24, 32\)"),
         ({"embeddings": (25, 32)}, r"\(B, 25, 32\).*\(25, 32\)"),
@@ -281,7 +281,7 @@ def test_refuses_labels_that_do_not_fit(model, pixel_values, labels, message):
 
 @pytest.mark.parametrize("shape", [(25, 3, 28, 27), (3, 28, 28), (1, 25, 3, 28, 28), (25, 4, 28, 28)])
 def test_refuses_patches_that_do_not_fit(model, shape):
-    with pytest.raises(ValueError, match=r"float patches of shape \(N, 3, 28, 28\), got torch.float32"):
+    with pytest.raises(ValueError, match=r"float or uint8 patches of shape \(N, 3, 28, 28\), got torch.float32"):
         model.embed_patches(torch.zeros(shape))
 
 

@@ -17,7 +17,7 @@ from spider_tools import remote_code
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 40
-CODE = [f"{name}_spider.py" for name in ("checks", "image_processor", "images", "processing", "sources")]
+CODE = [f"{name}_spider.py" for name in ("checks", "image_processor", "images", "pixels", "processing", "sources")]
 FILES = ["preprocessor_config.json", "processor_config.json"]
 
 SpiderImageProcessor = remote_code.image_processor_class()
@@ -53,7 +53,15 @@ def contents(folder):
 
 
 def fields(image_processor):
-    names = ("context_size", "patch_size", "do_normalize", "image_mean", "image_std", "allow_missing_context")
+    names = (
+        "context_size",
+        "patch_size",
+        "do_rescale",
+        "do_normalize",
+        "image_mean",
+        "image_std",
+        "allow_missing_context",
+    )
     return {name: getattr(image_processor, name) for name in names}
 
 
@@ -128,6 +136,7 @@ def test_saving_writes_the_flat_pair_and_the_code(folder):
         "auto_map": {"AutoImageProcessor": "image_processor_spider.SpiderImageProcessor"},
         "context_size": 3,
         "patch_size": 8,
+        "do_rescale": True,
         "do_normalize": False,
         "image_mean": [0.25, 0.5, 0.75],
         "image_std": [0.5, 1.0, 2.0],
@@ -171,7 +180,7 @@ def test_an_image_processor_saved_alone_needs_no_other_code(folder, tmp_path):
     image_processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True).image_processor
     SpiderProcessor(image_processor).save_pretrained(tmp_path / "both")
     image_processor.save_pretrained(tmp_path / "alone")
-    assert sorted(contents(tmp_path / "alone")) == [*CODE[:3], "preprocessor_config.json"]
+    assert sorted(contents(tmp_path / "alone")) == [*CODE[:4], "preprocessor_config.json"]
     assert "processing_spider" not in (tmp_path / "alone" / "preprocessor_config.json").read_text()
     loaded = AutoImageProcessor.from_pretrained(tmp_path / "alone", trust_remote_code=True)
     assert fields(loaded) == fields(image_processor)

@@ -100,14 +100,14 @@ def test_whole_regions_take_masks_labels_and_gradients(model, images):
      (0, 3, REGION, REGION), (3, REGION, REGION)],
 )  # fmt: skip
 def test_what_is_no_region_is_refused_in_words(model, shape):
-    with pytest.raises(ValueError, match=rf"whole normalised regions, \(B, 3, {REGION}, {REGION}\)") as refusal:
+    with pytest.raises(ValueError, match=rf"whole regions, \(B, 3, {REGION}, {REGION}\)") as refusal:
         model(pixel_values=torch.zeros(shape))
     assert str(shape) in str(refusal.value)
 
 
-def test_whole_regions_of_integers_are_refused(model, images):
-    with pytest.raises(ValueError, match=r"Expected float `pixel_values`.*torch\.uint8"):
-        model(pixel_values=torch.from_numpy(images).permute(0, 3, 1, 2))
+def test_whole_regions_of_other_integers_are_refused(model, images):
+    with pytest.raises(ValueError, match=r"Expected float or uint8 `pixel_values`.*torch\.int32"):
+        model(pixel_values=torch.from_numpy(images).permute(0, 3, 1, 2).int())
 
 
 @pytest.mark.parametrize("layout", ["channels last", "channels first"])
