@@ -14,8 +14,8 @@ import torch
 import warm_python
 from endpoint_toolkit import SIDE, file_of, region, text_of
 from huggingface_hub import ImageClassificationOutputElement
+from made_up_limits import random_state
 from PIL import Image
-from test_certainty import random_state
 from tiny_spider import CLASS_NAMES, ROOT
 
 
