@@ -51,7 +51,7 @@ def knowing_model(make_model, processor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("knowing") / "knowing-spider"
     model = make_model(familiarity_means=4, conformal_scores=19)
     random_state(model)
-    slide = SlidePlan.draw(SyntheticSettings(lattice=8, patch_size=PATCH_SIZE, seed=1), 3).paint()
+    slide = SlidePlan.draw(SyntheticSettings(lattice=8, patch_size=PATCH_SIZE, seed=1), 11).paint()
     places, side = range(0, 4 * PATCH_SIZE, PATCH_SIZE), 5 * PATCH_SIZE
     regions = [slide[top : top + side, left : left + side] for top in places for left in places]
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_slide_is_mapped(run_cells, capsys):
     assert len(shown) == 2
     assert min(shown) > 10
     table, composition = cells["predictions"], cells["composition"].set_index("class")
-    assert len(table) > 200
+    assert len(table) > 50
     for name, area in cells["areas"].items():
         assert composition.loc[name, "area_mm2"] == pytest.approx(area, rel=1e-3)
     assert f"{len(table)} tiles" in printed
