@@ -93,11 +93,11 @@ class EndpointHandler:
             ValueError: The request cannot be answered; the message names the image by its place in the list.
         """
         if not isinstance(data, dict) or "inputs" not in data:
-            got = f"the keys {sorted(map(str, data))}" if isinstance(data, dict) else type(data).__name__
+            got = f"the keys {sorted(map(str, data))!s:.200}" if isinstance(data, dict) else type(data).__name__
             raise ValueError(f'Expected an object with "inputs", got {got}.')
         unknown = sorted(str(key) for key in data.keys() - {"inputs", "parameters", "options"})
         if unknown:
-            raise ValueError(f'Unknown beside "inputs": {", ".join(unknown)}. Settings go into "parameters".')
+            raise ValueError(f'Unknown beside "inputs": {", ".join(unknown):.200}. Settings go into "parameters".')
         wishes = _read_parameters(data.get("parameters"), self.model.config.class_names)
         if wishes.alpha is not None and getattr(self.model, "class_sets", None) is None:
             raise ValueError('The model has no prediction sets, so that "alpha" means nothing. Leave it out.')
@@ -157,7 +157,7 @@ def _read_parameters(given: Any, class_names: list[str]) -> _Wishes:
         raise ValueError(f'"parameters" must be an object, got {type(given).__name__}.')
     unknown = sorted(str(name) for name in given.keys() - set(PARAMETERS))
     if unknown:
-        raise ValueError(f"Unknown parameters: {', '.join(unknown)}. Expected {', '.join(PARAMETERS)}.")
+        raise ValueError(f"Unknown parameters: {', '.join(unknown):.200}. Expected {', '.join(PARAMETERS)}.")
     # Clients send null for what nobody set.
     parameters = {name: value for name, value in given.items() if value is not None}
     classes = len(class_names)

@@ -102,7 +102,7 @@ def test_files_that_end_early(handler, kind):
     assert told.startswith("inputs cannot be decoded")
 
 
-@pytest.mark.parametrize("kind", ["gif", "tiff", "webp", "png"])
+@pytest.mark.parametrize("kind", ["gif", "tiff", "webp", "png", "mpo"])
 def test_files_of_several_pages_are_no_region(handler, kind):
     content = file_of(region(), kind, save_all=True, append_images=[region(1)])
     told = refusal(handler, {"inputs": text_of(content)})
@@ -189,6 +189,9 @@ def test_bodies_that_are_no_request(handler):
     told = refusal(handler, {"inputs": text_of(region()), "parameter": {"top_k": 1}, "options": {"use_cache": False}})
     assert told == 'Unknown beside "inputs": parameter. Settings go into "parameters".'
     assert refusal(handler, file_of(region()), "image/png", "top=3").startswith("Unknown parameters: top. ")
+    for body in ({"x" * 10_000: 1}, {"inputs": "", "x" * 10_000: 1}, {"inputs": "", "parameters": {"x" * 10_000: 1}}):
+        with pytest.raises(ValueError, match=r"^.{,400}$"):
+            handler(body)
 
 
 def test_images_that_the_processor_refuses_are_named(handler):
