@@ -54,7 +54,8 @@ NOT_ON_4 := $(addprefix --ignore=tests/,annotations building data demo retrieval
 	evaluation/test_few_shot.py evaluation/test_limits.py evaluation/test_prototypes.py \
 	evaluation/test_region_dtypes.py evaluation/test_risk_coverage.py evaluation/test_robustness.py \
 	evaluation/test_temperature.py training/test_calibrated_models.py training/test_views.py \
-	publishing/test_load_check.py publishing/test_published_already.py publishing/test_publishing_folder.py \
+	publishing/test_endpoint.py publishing/test_load_check.py publishing/test_published_already.py \
+	publishing/test_publishing_folder.py \
 	publishing/test_upload.py publishing/test_upload_refusals.py slides/test_backbone_clock.py \
 	slides/test_slides_side_by_side.py training/test_resuming.py \
 	training/test_training_script.py weights/test_verification.py weights/test_verify_command.py) \

@@ -17,7 +17,7 @@ LAYERS = (
     ("train", "evaluate", "segment_slide", "build_dataset"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-REMOTE_FILES = sorted(path.stem for path in ROOT.glob("*_spider.py"))
+REMOTE_FILES = sorted(["handler", *(path.stem for path in ROOT.glob("*_spider.py"))])
 
 
 def imports_of(path):

@@ -51,10 +51,12 @@ def test_the_wheel_carries_the_model_files_templates_and_types(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith(f"spider_pathology-{spider_tools.__version__}-")
     code = {path.name for path in ROOT.glob("*_spider.py")}
-    for name in (*code, "config.json", "preprocessor_config.json", "processor_config.json", "train.py"):
+    for name in (*code, "config.json", "preprocessor_config.json", "processor_config.json", "train.py", "handler.py"):
         assert f"spider_tools/repository/{name}" in names
     beside = {
-        path for path in (ROOT / "spider_tools").rglob("*.*") if path.suffix in (".css", ".j2", ".js", ".json", ".md")
+        path
+        for path in (ROOT / "spider_tools").rglob("*.*")
+        if path.suffix in (".css", ".j2", ".js", ".json", ".md", ".txt")
     }
     assert len(beside) >= 8
     for path in (ROOT / "spider_tools" / "py.typed", *beside):

@@ -35,11 +35,20 @@ def model_files(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder} is no complete model: it lacks {', '.join(missing)}. train.py writes all of them.")
     files = {name: folder / name for name in names}
     for path in files.values():
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path} leads out of the folder, to {path.resolve()}. Put the file itself there.")
-        if _TOKEN.search(_text_of(path)):
-            raise ValueError(f"{path} holds what looks like an access token. Remove it, and revoke it: {TOKENS_PAGE}")
+        check_publishable(path, folder)
     return files
+
+
+def check_publishable(path: Path, folder: Path) -> None:
+    """Refuse a file of a model's folder that leads out of it, or holds an access token.
+
+    Raises:
+        ValueError: It does.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} leads out of the folder, to {path.resolve()}. Put the file itself there.")
+    if _TOKEN.search(_text_of(path)):
+        raise ValueError(f"{path} holds what looks like an access token. Remove it, and revoke it: {TOKENS_PAGE}")
 
 
 def _text_of(path: Path) -> bytes:

@@ -34,7 +34,11 @@ _HUB_METRICS = (
 
 
 def write_model_card(
-    folder: Path, results: Optional[Path] = None, repo_id: Optional[str] = None, license: Optional[str] = None
+    folder: Path,
+    results: Optional[Path] = None,
+    repo_id: Optional[str] = None,
+    license: Optional[str] = None,
+    served: bool = False,
 ) -> Path:
     """Write README.md, and copy results.json and confusion_matrix.png beside it.
 
@@ -46,6 +50,7 @@ def write_model_card(
         repo_id: `"org/name"` on the Hub, for the lines that load the model.
         license: Of the weights, as the Hub spells it. By default that of the SPIDER data sets, if the weights were
             trained on them or come from a published SPIDER model; otherwise the card names none.
+        served: Whether handler.py is published with it, so that the card says how to ask an endpoint.
 
     Returns:
         The path of README.md.
@@ -54,7 +59,7 @@ def write_model_card(
         ValueError: config.json or results.json cannot be used, or they have different classes.
         OSError: A file cannot be read or written.
     """
-    card = make_model_card(folder, results, repo_id, license)
+    card = make_model_card(folder, results, repo_id, license, served)
     if results is not None:
         for name in RESULT_FILES:
             source = results / name
@@ -71,7 +76,11 @@ def is_written_by_hand(readme: Path) -> bool:
 
 
 def make_model_card(
-    folder: Path, results: Optional[Path] = None, repo_id: Optional[str] = None, license: Optional[str] = None
+    folder: Path,
+    results: Optional[Path] = None,
+    repo_id: Optional[str] = None,
+    license: Optional[str] = None,
+    served: bool = False,
 ) -> ModelCard:
     """The card that `write_model_card` writes; see there."""
     config = read_config(folder)
@@ -90,6 +99,7 @@ def make_model_card(
         title=title,
         repo_id=repo_id or "org/name",
         license=license,
+        served=served,
         config=config,
         imported=import_facts(config, digest),
         limits=limit_sentences(config),

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..files import require_writable
 from ..imported_folder import import_of_folder
-from .checks import check_loads, model_files, own_results
+from .checks import check_loads, check_publishable, model_files, own_results
+from .endpoint import write_handler
 from .model_card import RESULT_FILES, is_written_by_hand, read_config, write_model_card
 from .settings import PublishSettings
 from .upload import check_target, find_uploaded, upload
@@ -17,7 +18,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     """Write the card of a model, check that the model loads, and upload it in one commit.
 
     Uploaded are the model's weights, configurations and code, the card, and of an evaluation results.json and
-    confusion_matrix.png: nothing else that the folder holds. Readers see all of it or nothing. After an interruption
+    confusion_matrix.png, and with `handler` of the settings handler.py and requirements.txt: nothing else that the
+    folder holds. Readers see all of it or nothing. After an interruption
     the same call goes on: what has arrived is not sent again. A model that the repository holds already, and
     nothing beside it, makes no commit and needs no `exist_ok`. A README.md that somebody wrote by hand is uploaded as
     it is. A model that was imported and not verified is published too, with a warning.
@@ -42,6 +44,11 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     require_writable(folder, "MODEL_FOLDER")
     check_target(repo_id, settings, files)
     _warn_of_unverified_import(folder)
+    if settings.handler:
+        served_by = write_handler(folder)
+        for path in served_by.values():
+            check_publishable(path, folder)
+        files |= served_by
     results = settings.results or own_results(folder)
     if is_written_by_hand(folder / "README.md"):
         logger.warning(
@@ -50,7 +57,7 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
         )
         files["README.md"] = folder / "README.md"
     else:
-        files["README.md"] = write_model_card(folder, results, repo_id, settings.license)
+        files["README.md"] = write_model_card(folder, results, repo_id, settings.license, settings.handler)
     if results is not None:
         files |= {name: results / name for name in RESULT_FILES if (results / name).is_file()}
     url = find_uploaded(files, repo_id, settings)

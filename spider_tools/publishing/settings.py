@@ -20,6 +20,7 @@ class PublishSettings(Settings):
     exist_ok: bool = setting(False, help="publish into a repository that has files already, README.md included")
     results: Optional[Path] = setting(None, help="folder of an evaluation (default: MODEL_FOLDER/evaluation)")
     branch: str = setting("main", help="branch of the repository, made if absent")
+    handler: bool = setting(False, help="upload handler.py and requirements.txt too: Inference Endpoints serve by them")
     license: Optional[str] = setting(
         None, help="of the weights, as the Hub spells it (default: cc-by-nc-4.0 if SPIDER data or models made them)"
     )

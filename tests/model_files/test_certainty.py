@@ -5,21 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from made_up_limits import CLASSES, random_state
 from tiny_spider import CLASS_NAMES, HIDDEN
-
-CLASSES = len(CLASS_NAMES)
-
-
-def random_state(model, seed=0):
-    """Fill what a model remembers: a covariance that is none of the simple ones, and other scores for each class."""
-    generator = torch.Generator().manual_seed(seed)
-    familiarity, sets = model.familiarity, model.class_sets
-    for tensor in familiarity.buffers():
-        tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    scores = sets.scores.shape[1]
-    sets.scores.copy_((torch.rand(CLASSES, scores, generator=generator) * 1e4).round().sort().values / 1e4)
-    sets.scores[0, 3:] = float("inf")
-    sets.p_values.copy_(torch.linspace(1, 0.05, scores + 1).expand(CLASSES, -1))
 
 
 @pytest.fixture
