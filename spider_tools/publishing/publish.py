@@ -8,6 +8,7 @@ from ..imported_folder import import_of_folder
 from .checks import check_loads, model_files, own_results
 from .model_card import RESULT_FILES, is_written_by_hand, read_config, write_model_card
 from .settings import PublishSettings
+from .space import check_space_target, publish_space
 from .upload import check_target, find_uploaded, upload
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     confusion_matrix.png: nothing else that the folder holds. Readers see all of it or nothing. After an interruption
     the same call goes on: what has arrived is not sent again. A model that the repository holds already, and
     nothing beside it, makes no commit and needs no `exist_ok`. A README.md that somebody wrote by hand is uploaded as
-    it is. A model that was imported and not verified is published too, with a warning.
+    it is. A model that was imported and not verified is published too, with a warning. `settings.space` then gets a
+    page that shows this commit.
 
     Args:
         folder: A model folder, as training leaves it.
@@ -41,6 +43,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     files = model_files(folder)
     require_writable(folder, "MODEL_FOLDER")
     check_target(repo_id, settings, files)
+    if settings.space is not None:
+        check_space_target(repo_id, settings)
     _warn_of_unverified_import(folder)
     results = settings.results or own_results(folder)
     if is_written_by_hand(folder / "README.md"):
@@ -57,6 +61,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     if url is None:
         check_loads(files)
         url = upload(files, repo_id, settings)
+    if settings.space is not None:
+        logger.info("the Hub now builds and starts %s", publish_space(repo_id, url.rsplit("/", 1)[-1], settings))
     return url
 
 
