@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from spider_tools.flags import add_flags, take
 from spider_tools.scripts import ScriptParser, run_script
+from spider_tools.web_app.gradio_library import check_packages
 from spider_tools.web_app.settings import AppSettings, values_around
 
 KEPT = "What was uploaded and what came of it is removed."
@@ -25,6 +26,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
 def main(values: dict[str, Any]) -> None:
     """Serve the page until Ctrl-C."""
     settings = take(AppSettings, values)
+    check_packages()
     from spider_tools.web_app.serving import serve  # seconds of imports, which --help need not wait for
 
     serve(settings)

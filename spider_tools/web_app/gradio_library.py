@@ -8,7 +8,22 @@ from pathlib import Path
 from typing import Any
 
 # Of others; what they would allow, or send, is nobody's business.
-_UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_BLOCKED_PATHS", "GRADIO_SHARE", "GRADIO_ROOT_PATH", "GRADIO_MCP_SERVER")
+_UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_BLOCKED_PATHS", "GRADIO_SHARE", "GRADIO_MCP_SERVER")
+_PACKAGES = {"gradio": "app", "openslide": "slides", "shapely": "slides", "tifffile": "slides"}  # and their extras
+
+
+def check_packages() -> None:
+    """Refuse to begin without a package that the page needs; costs no import.
+
+    Raises:
+        ValueError: One is not installed.
+    """
+    for name, extra in _PACKAGES.items():
+        if find_spec(name) is None:
+            raise ValueError(
+                f'The page needs the package {name}, which is not installed: pip install "spider-pathology[app,slides]"'
+                f" (it is of the extra {extra})."
+            )
 
 
 def load_gradio() -> Any:
@@ -17,10 +32,7 @@ def load_gradio() -> Any:
     Raises:
         ValueError: It is not installed, or does not go with what is.
     """
-    if find_spec("gradio") is None:
-        raise ValueError(
-            'The page needs the package gradio: pip install "spider-pathology[app]", or pip install "gradio>=6,<7".'
-        )
+    check_packages()
     try:
         import gradio
     except ImportError as error:

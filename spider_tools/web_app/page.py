@@ -184,9 +184,11 @@ def _head(model: AppModel) -> str:
 
 def _about(model: AppModel, settings: AppSettings) -> str:
     config = model.model.config
+    commit = f" at commit {as_text(settings.revision)}" if settings.revision else ""
     limits = "".join(f"<p>{as_text(text)}</p>" for text in model.limits)
     names = ", ".join(as_text(name) for name in config.class_names)
     return (
+        f"<p>Model: {as_text(model.name)}{commit}.</p>"
         f"<p>A region of {model.region} is a grid of {config.context_size} x {config.context_size} patches. Larger "
         "images are cut around their centre; nothing is resized, since that would change the magnification.</p>"
         f"{limits}<p>The model always answers with one of its classes: {names}.</p>"

@@ -81,8 +81,11 @@ def check_region(name: str, pixels: np.ndarray, mpp: Optional[float], without_co
     """
     config = model.model.config
     height, width = pixels.shape[:2]
+    given = "nothing" if mpp is None else mpp
     if mpp is None or not math.isfinite(mpp) or mpp <= 0:
-        raise ValueError(f"The um/px of the image must be a number above 0, got {mpp}; the model reads {config.mpp:g}.")
+        raise ValueError(
+            f"The um/px of the image must be a number above 0, got {given}; the model reads {config.mpp:g}."
+        )
     if abs(mpp / config.mpp - 1) > SlideSettings.mpp_tolerance + 1e-9:
         raise ValueError(
             f"{name} has {mpp:g} um/px, and the model reads {config.mpp:g}. Nothing is resized here: bring it to "

@@ -55,6 +55,14 @@ def running(settings: AppSettings) -> Iterator[str]:
 
 def _launch(page: Any, gradio: Any, settings: AppSettings) -> str:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every look at its own port
+    try:
+        return _launched(page, gradio, settings)
+    except OSError as error:
+        where = "7860 to 7959" if settings.port is None else settings.port
+        raise OSError(f"No port {where} is free at {settings.host}: choose another one with --port.") from error
+
+
+def _launched(page: Any, gradio: Any, settings: AppSettings) -> str:
     _, url, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port,

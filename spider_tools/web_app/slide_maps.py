@@ -62,7 +62,14 @@ def map_upload(path: Path, mpp: Optional[float], work: Path, model: AppModel, se
     _refuse_parts(path)
     check_is_file(path)
     check_survives(path)
-    how = SlideSettings(model=model.name, output_dir=work, mpp=mpp, outputs=("parquet",), num_workers=0)
+    how = SlideSettings(
+        model=settings.model,
+        revision=settings.revision,
+        output_dir=work,
+        mpp=mpp,
+        outputs=("parquet",),
+        num_workers=0,  # a process with threads, as a server is, should not fork
+    )
     _check_size(path, mpp, how, model, settings)
     result = map_slide(SlideTask(path, name, mpp), model.for_slides, how)
     folder = work / name

@@ -103,6 +103,13 @@ def test_uploads_beyond_the_bound_are_refused_and_leave_nothing(served, tmp_path
         assert ".." not in Path(kept).parts
 
 
+def test_a_port_that_is_taken_is_refused_with_what_to_do(url, knowing_folder):
+    port = urlsplit(url).port
+    with pytest.raises(OSError, match=f"No port {port} is free at 127.0.0.1: choose another one with --port"):
+        with running(AppSettings(str(knowing_folder), port=port)):
+            pass
+
+
 def call(url, name, *data):
     """What an endpoint's stream of events says last."""
     status, body = ask(

@@ -67,7 +67,7 @@ def test_a_larger_image_is_cut_around_its_centre_and_a_smaller_one_has_patches_m
         ((280, 280), 0.25, False, r"has 0.25 um/px, and the model reads 0.5.*280 x 280 px become 140 x 140"),
         ((140, 140), 0, False, "must be a number above 0, got 0"),
         ((140, 140), -1, False, "must be a number above 0, got -1"),
-        ((140, 140), None, False, "must be a number above 0, got None"),
+        ((140, 140), None, False, "must be a number above 0, got nothing"),
         ((140, 140), float("nan"), False, "must be a number above 0, got nan"),
         ((140, 140), float("inf"), False, "must be a number above 0, got inf"),
     ],

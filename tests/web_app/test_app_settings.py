@@ -79,9 +79,12 @@ def test_gradio_that_is_missing_or_another_is_refused_with_what_to_install(monke
     monkeypatch.setattr(gradio_library, "find_spec", lambda name: True)
     with pytest.raises(ValueError, match=r"cannot be used here: .* It needs Transformers 5"):
         load_gradio()
-    monkeypatch.setattr(gradio_library, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install \"spider-pathology\[app\]\""):
-        load_gradio()
+    for name in ("gradio", "openslide", "tifffile"):
+        monkeypatch.setattr(gradio_library, "find_spec", lambda asked, absent=name: None if asked == absent else True)
+        with pytest.raises(
+            ValueError, match=rf"needs the package {name}.*pip install \"spider-pathology\[app,slides\]\""
+        ):
+            load_gradio()
 
 
 def test_the_environment_of_others_does_not_open_doors_and_comes_back(tmp_path, monkeypatch):
