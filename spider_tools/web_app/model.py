@@ -64,4 +64,4 @@ class AppModel:
     @property
     def limits(self) -> list[str]:
         """How far its answers can be believed, as far as it says so."""
-        return limit_sentences(self.model.config.to_dict())
+        return [text.replace("`", "") for text in limit_sentences(self.model.config.to_dict())]

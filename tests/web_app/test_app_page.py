@@ -15,6 +15,7 @@ from PIL import Image
 from slide_files import draw_slide, write_pyramid
 from tiny_spider import CLASS_NAMES, ROOT
 
+from spider_tools.web_app import answering
 from spider_tools.web_app.serving import running
 from spider_tools.web_app.settings import AppSettings
 
@@ -85,22 +86,51 @@ def test_no_file_outside_the_served_folder_comes_out(served, knowing_folder):
             assert b"root:" not in body
 
 
-def test_uploads_beyond_the_bound_are_refused_and_leave_nothing(served, tmp_path):
+def upload(url, content, name="x.png"):
+    head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    return ask(url, "POST", "/gradio_api/upload", head + content + b"\r\n--b--\r\n", **kind)
+
+
+def test_uploads_beyond_the_bound_are_refused_and_leave_nothing(served):
     url, folder = served
-
-    def upload(size, name="x.png"):
-        head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-        body = head + bytes(size) + b"\r\n--b--\r\n"
-        return ask(url, "POST", "/gradio_api/upload", body, **{"Content-Type": "multipart/form-data; boundary=b"})
-
-    assert upload(MB + 1)[0] in (400, 413)
+    assert upload(url, bytes(MB + 1))[0] in (400, 413)
     assert not [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > MB]
     for name in ("../../../escaped.png", "/etc/escaped.png", "..\\escaped.png", "a/../../escaped.png"):
-        status, body = upload(10, name)
+        status, body = upload(url, bytes(10), name)
         assert status == 200
         (kept,) = json.loads(body)
         assert Path(kept).resolve().is_relative_to(folder.resolve())
         assert ".." not in Path(kept).parts
+
+
+def test_uploads_are_removed_after_a_while_and_examples_stay(knowing_folder):
+    with running(AppSettings(str(knowing_folder), keep_minutes=0.01)) as url:
+        (kept,) = json.loads(upload(url, b"12345")[1])
+        assert Path(kept).read_bytes() == b"12345"
+        wait_for(lambda: not Path(kept).exists())
+        assert len(list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("drawn_*.jpg"))) == 6
+
+
+def test_more_questions_than_may_wait_are_turned_away(url, region_file, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+
+    def think(*_):
+        begun.set()
+        go.wait(20)
+        raise ValueError("That was hard.")
+
+    monkeypatch.setattr(answering, "classify_region", think)
+    (path,) = json.loads(upload(url, region_file.read_bytes())[1])
+    question = ("classify", {"path": path, "meta": {"_type": "gradio.FileData"}}, 0.5, False)
+    try:
+        first = begin(url, *question)
+        assert begun.wait(20)
+        others = [begin(url, *question) for _ in range(5)]
+    finally:
+        go.set()
+    assert [status for status, _ in (first, *others)] == [200, 200, 200, 200, 503, 503]  # one is answered, three wait
+    assert all("That was hard." in end(url, "classify", body) for _, body in (first, *others[:3]))
 
 
 def test_a_port_that_is_taken_is_refused_with_what_to_do(url, knowing_folder):
@@ -110,13 +140,22 @@ def test_a_port_that_is_taken_is_refused_with_what_to_do(url, knowing_folder):
             pass
 
 
+def begin(url, name, *data):
+    """Status and body of the answer to a question."""
+    body = json.dumps({"data": data})
+    return ask(url, "POST", f"/gradio_api/call/{name}", body, **{"Content-Type": "application/json"})
+
+
 def call(url, name, *data):
     """What an endpoint's stream of events says last."""
-    status, body = ask(
-        url, "POST", f"/gradio_api/call/{name}", json.dumps({"data": data}), **{"Content-Type": "application/json"}
-    )
+    status, body = begin(url, name, *data)
     assert status == 200, body
-    return ask(url, "GET", f"/gradio_api/call/{name}/{json.loads(body)['event_id']}")[1].decode()
+    return end(url, name, body)
+
+
+def end(url, name, begun):
+    """What comes of a question, once it is answered."""
+    return ask(url, "GET", f"/gradio_api/call/{name}/{json.loads(begun)['event_id']}")[1].decode()
 
 
 def test_endpoints_take_what_was_uploaded_and_no_other_file_nor_url(served):
@@ -134,7 +173,9 @@ def test_endpoints_take_what_was_uploaded_and_no_other_file_nor_url(served):
         for path in ("/etc/passwd", str(ROOT / "README.md"), f"{folder}/../work/examples/drawn_mucus.jpg", other):
             file = {"path": path, "url": other, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
             for name, data in (("classify", (file, 0.5, False)), ("map", (file, 0.5))):
-                assert call(url, name, *data).startswith("event: error"), path
+                said = call(url, name, *data)
+                assert said.startswith("event: error"), path
+                assert ("This app downloads nothing" in said) == (path == other)
         server.shutdown()
     assert asked == []
     assert not list(folder.rglob("passwd"))
