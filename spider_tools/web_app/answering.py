@@ -73,11 +73,12 @@ class Answers:
             without_context: Whether an image smaller than a region will do.
 
         Returns:
-            Probabilities by class; familiarity, prediction set, context attention and notes; the picture.
+            Probabilities by class; familiarity, prediction set, context attention, notes, and whether the first are
+            calibrated; the picture.
         """
         with self._refusing(file):
             answer = self._classify(file, mpp or self._model.model.config.mpp, without_context)
-        details = answer.as_json()
+        details = {**answer.as_json(), "is_calibrated": self._model.is_calibrated}
         details["notes"] = [*answer.notes, *self._model.warnings]
         return answer.probabilities, details, answer.picture
 

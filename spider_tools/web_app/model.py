@@ -56,6 +56,13 @@ class AppModel:
         return f"{config.region_size} x {config.region_size} px at {config.mpp:g} um/px"
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether its probabilities were fitted to regions that it has not learnt from."""
+        config = self.model.config
+        record = getattr(config, "calibration", None)
+        return isinstance(record, dict) and bool(record.get("regions")) and config.logit_temperature != 1
+
+    @property
     def warnings(self) -> list[str]:
         """What a visitor must know before any answer."""
         imported = self.for_slides.imported

@@ -15,6 +15,9 @@ _SYSTEM_FONTS = ("system-ui", "sans-serif")
 _SYSTEM_MONO = ("ui-monospace", "monospace")
 _MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one question at a time, whatever it is
 _SHOWN_CLASSES = 6
+_ATTENTION = (
+    "The outlined patch is named. The greener a patch, and the larger its percentage, the more the model looked at it."
+)
 
 
 def make_theme(gradio: Any) -> Any:
@@ -54,37 +57,23 @@ def _region_tab(
     with gradio.Row():
         with gradio.Column(scale=2, min_width=300):
             file = _upload(gradio, "Region", "region-file")
-            gradio.HTML(
-                _note(f"{model.region}, or larger, as PNG, JPEG or TIFF; at most {settings.max_upload_mb:g} MB.")
-            )
+            _note(gradio, f"{model.region}, or larger, as PNG, JPEG or TIFF; at most {settings.max_upload_mb:g} MB.")
             mpp = gradio.Number(model.model.config.mpp, label="um/px of the image", elem_id="region-mpp")
             without = gradio.Checkbox(False, label="classify without full context (smaller images)")
             button = gradio.Button("Classify", variant="primary", elem_id="classify")
-            gradio.HTML(_note("Or click drawn tissue, which is no patient's:"))
-            gallery = gradio.Gallery(
-                [(str(path), caption) for path, caption in examples],
-                show_label=False,
-                columns=3,
-                height="auto",
-                object_fit="cover",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="examples",
-            )
+            _note(gradio, "Or click drawn tissue, which is no patient's:")
+            gallery = _gallery(gradio, examples)
         with gradio.Column(scale=3, min_width=300):
             told = gradio.HTML(_invitation("Upload a region, or click a drawn one."), elem_id="region-told")
+            how = "calibrated" if model.is_calibrated else "as the training left them, not calibrated"
             with gradio.Column(visible=False) as answer:
                 label = gradio.Label(
-                    num_top_classes=_SHOWN_CLASSES, label="Class of the central patch", elem_id="label"
+                    num_top_classes=_SHOWN_CLASSES,
+                    label=f"Class of the central patch; probabilities {how}",
+                    elem_id="label",
                 )
                 picture = _picture(gradio, "attention", "jpeg")
-                gradio.HTML(
-                    _note(
-                        "The outlined patch is named. The greener a patch, and the larger its percentage, the more the "
-                        "model looked at it."
-                    )
-                )
+                _note(gradio, _ATTENTION)
     shown = [told, label, picture, answer]
     button.click(answers.region, [file, mpp, without], shown, api_visibility="private", **_MODEL)
 
@@ -98,12 +87,11 @@ def _slide_tab(gradio: Any, answers: Answers, settings: AppSettings) -> None:
     with gradio.Row():
         with gradio.Column(scale=2, min_width=300):
             file = _upload(gradio, "Slide", "slide-file")
-            gradio.HTML(
-                _note(
-                    f"{SLIDE[0].upper()}{SLIDE[1:]}; at most {settings.max_upload_mb:g} MB, and "
-                    f"{settings.max_patches:,} patches with tissue and their context. Files and results are removed "
-                    f"after {settings.keep_minutes:g} minutes."
-                )
+            _note(
+                gradio,
+                f"{SLIDE[0].upper()}{SLIDE[1:]}; at most {settings.max_upload_mb:g} MB, and {settings.max_patches:,} "
+                f"patches with tissue and their context. Files and results are removed after {settings.keep_minutes:g} "
+                "minutes.",
             )
         with gradio.Column(scale=2, min_width=300):
             mpp = gradio.Number(
@@ -147,6 +135,20 @@ def _upload(gradio: Any, label: str, elem_id: str) -> Any:
     return file
 
 
+def _gallery(gradio: Any, examples: list[tuple[Path, str]]) -> Any:
+    return gradio.Gallery(
+        [(str(path), caption) for path, caption in examples],
+        show_label=False,
+        columns=3,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="examples",
+    )
+
+
 def _picture(gradio: Any, elem_id: str, kind: str) -> Any:
     return gradio.Image(
         show_label=False, format=kind, interactive=False, buttons=["download", "fullscreen"], elem_id=elem_id
@@ -165,8 +167,8 @@ def _refuse_urls(gradio: Any, file: Any) -> None:
     file.async_move_resource_to_block_cache = move
 
 
-def _note(text: str) -> str:
-    return f'<p class="note">{text}</p>'
+def _note(gradio: Any, text: str) -> None:
+    gradio.HTML(f'<p class="note">{text}</p>')
 
 
 def _invitation(text: str) -> str:

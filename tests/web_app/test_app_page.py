@@ -191,7 +191,7 @@ def test_programs_see_two_endpoints_and_get_answers_and_sentences(url, region_fi
     client = Client(url, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
     probabilities, details, picture = client.predict(handle_file(str(region_file)), api_name="/classify")
     assert {row["label"] for row in probabilities["confidences"]} == set(CLASS_NAMES)
-    assert details["is_familiar"] is False
+    assert (details["is_familiar"], details["is_calibrated"]) == (False, False)
     assert Image.open(picture).size == (1000, 1000)
     Image.fromarray(region_pixels[:100]).save(tmp_path / "small.png")
     with pytest.raises(AppError, match=r"small.png is 140 x 100 px \(width x height\), expected 140 x 140 px"):
@@ -256,6 +256,7 @@ def test_an_uploaded_region_is_named_and_another_file_refused_in_a_sentence(at_p
     told = at_page.told("region-told", "Unfamiliar: ")
     assert "the name is a guess at best" in told
     assert at_page.all("#label h2")[0].text in CLASS_NAMES
+    assert "probabilities as the training left them, not calibrated" in at_page.all("#label")[0].text
     wait_for(lambda: at_page.script("return document.querySelector('#attention img').naturalWidth") == 1000)
     at_page.open()
     (tmp_path / "words.png").write_text("not an image")

@@ -34,6 +34,21 @@ def test_the_answer_is_what_the_model_says_by_itself(app_model, region_file, reg
     }
 
 
+def test_only_a_fitted_temperature_makes_probabilities_calibrated(app_model, monkeypatch):
+    config = app_model.model.config
+    assert not app_model.is_calibrated
+    for record, temperature, expected in (
+        ({"regions": 69}, 0.6, True),
+        ({"regions": 69}, 1.0, False),
+        ({"regions": 0, "reason": "too few"}, 0.6, False),
+        (None, 0.6, False),
+        ("odd", 0.6, False),
+    ):
+        monkeypatch.setattr(config, "calibration", record, raising=False)
+        monkeypatch.setattr(config, "logit_temperature", temperature)
+        assert app_model.is_calibrated is expected
+
+
 @pytest.mark.parametrize(("mode", "suffix"), [("RGB", "jpg"), ("RGBA", "png"), ("L", "tif"), ("P", "png")])
 def test_images_of_every_kind_are_taken(app_model, region_pixels, tmp_path, mode, suffix):
     path = tmp_path / f"region.{suffix}"
