@@ -25,7 +25,7 @@ _LOG_IN = "`hf auth login`, or an access token in HF_TOKEN"
 # The client's HTTP library differs by its version (requests, httpx, httpx2): these are that one's errors.
 _HTTP_ERRORS: Any = tuple(c for c in HfHubHTTPError.__mro__ if c.__module__.startswith(("requests.", "httpx")))
 
-RepoType = Literal["model", "dataset"]
+RepoType = Literal["model", "dataset", "space"]
 
 
 def is_hub_id(source: str) -> bool:
@@ -71,8 +71,8 @@ def explained_upload(repo_id: str) -> Iterator[None]:
 
 
 def _download_problem(error: Exception, repo_id: str, repo_type: RepoType, revision: str | None) -> OSError:
-    kind = {"model": "model", "dataset": "data set"}[repo_type]
-    page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+    kind = {"model": "model", "dataset": "data set", "space": "Space"}[repo_type]
+    page = f"{constants.ENDPOINT}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo_id}"
     if isinstance(error, GatedRepoError):
         return PermissionError(
             f"The {kind} {repo_id} is gated: ask for access on {page} with your account, then use that account here "

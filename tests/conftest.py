@@ -4,6 +4,7 @@ The classes come from `spider_tools.remote_code`, as a user's `from_pretrained(.
 """
 
 import atexit
+import io
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 
 import pytest
 import torch
+from PIL import Image
 from tiny_spider import BACKBONE, CLASS_NAMES, HIDDEN, PATCH_SIZE, ROOT
 
 # Transformers reads these when it is imported, so they are set before any test module is.
@@ -133,6 +135,18 @@ def shared_folder():
         return folder
 
     return find
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch):
+    """Slides whose pictures are one grey square, which takes none of the second that drawing them takes."""
+    from spider_tools.slides import outputs, pictures
+
+    content = io.BytesIO()
+    Image.new("RGB", (300, 200), (90, 90, 90)).save(content, "png")
+    for name in ("draw_overview", "draw_heatmaps", "draw_tissue"):
+        monkeypatch.setattr(pictures, name, lambda *_: None)
+    monkeypatch.setattr(outputs, "as_png", lambda _: content.getvalue())
 
 
 @pytest.fixture

@@ -45,8 +45,8 @@ def serve(hub: Hub) -> Iterator[str]:
 
 
 _ID = r"(?P<repo_id>[^/]+/[^/]+)"
-_REPO = r"/api/(?P<kind>models|datasets)/" + _ID
-_FILE = r"/((?P<kind>datasets)/)?" + _ID + r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
+_REPO = r"/api/(?P<kind>models|datasets|spaces)/" + _ID
+_FILE = r"/((?P<kind>datasets|spaces)/)?" + _ID + r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
 _ROUTES = (
     ("GET", r"/api/whoami-v2", "who_am_i"),
     ("POST", r"/api/repos/create", "create"),
@@ -57,7 +57,7 @@ _ROUTES = (
     ("POST", _REPO + r"/branch/(?P<branch>[^/]+)", "create_branch"),
     ("POST", _REPO + r"/preupload/(?P<revision>[^/]+)", "upload_modes"),
     ("POST", _REPO + r"/commit/(?P<branch>[^/]+)", "commit"),
-    ("POST", r"/((?P<kind>datasets)/)?" + _ID + r"\.git/info/lfs/objects/batch", "lfs_batch"),
+    ("POST", r"/((?P<kind>datasets|spaces)/)?" + _ID + r"\.git/info/lfs/objects/batch", "lfs_batch"),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "put_object"),
     ("GET", _FILE, "resolve"),
     ("HEAD", _FILE, "resolve"),
@@ -102,8 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
             match = re.fullmatch(pattern, path)
             if match and method == self.command:
                 values = {k: v and unquote(v) for k, v in match.groupdict().items()}
-                if values.pop("kind", None) == "datasets":
-                    values["repo_id"] = f"datasets/{values['repo_id']}"  # no model of the name
+                kind = values.pop("kind", None)
+                if kind in ("datasets", "spaces"):
+                    values["repo_id"] = f"{kind}/{values['repo_id']}"  # no model of the name
                 getattr(self, name)(**values)
                 return
         raise RefusalError(404, f"No such call: {self.command} {path}")
@@ -171,13 +172,16 @@ class _Handler(BaseHTTPRequestHandler):
         namespace = wanted.get("organization") or (account and account.name)
         self.require_write(namespace)
         repo_id = f"{namespace}/{wanted['name']}"
-        if wanted.get("type") == "dataset":
-            repo_id = f"datasets/{repo_id}"
+        if wanted.get("type") in ("dataset", "space"):
+            repo_id = f"{wanted['type']}s/{repo_id}"
         if repo_id in self.hub.repositories:
             raise RefusalError(409, "You already created this model repo", url=f"{self.endpoint}/{repo_id}")
         private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
         repository = self.hub.repositories[repo_id] = Repository(private)
-        repository.add("main", "initial commit", {".gitattributes": StoredFile(b"*.safetensors filter=lfs\n")})
+        first = {".gitattributes": StoredFile(b"*.safetensors filter=lfs\n")}
+        if wanted.get("type") == "space":  # which nobody can start without knowing what it is
+            first["README.md"] = StoredFile(f"---\nsdk: {wanted['sdk']}\n---\n".encode())
+        repository.add("main", "initial commit", first)
         self.answer({"url": f"{self.endpoint}/{repo_id}"})
 
     def validate_card(self) -> None:
@@ -189,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self.commit_at(repo_id, revision or "main")
         self.answer(
             {
-                "id": repo_id.removeprefix("datasets/"),
+                "id": repo_id.removeprefix("datasets/").removeprefix("spaces/"),
                 "sha": commit.sha,
                 "private": self.hub.repositories[repo_id].private,
                 "siblings": [{"rfilename": name} for name in commit.files],

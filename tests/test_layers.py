@@ -13,8 +13,8 @@ LAYERS = (
     ("data", "annotations", "slide_files"),
     ("embeddings", "weights", "slide_sources", "tissue"),
     ("training", "evaluation", "slides", "publishing"),
-    ("demo", "building", "retrieval", "calibration", "cohorts"),
-    ("train", "evaluate", "segment_slide", "build_dataset"),
+    ("demo", "building", "retrieval", "calibration", "cohorts", "web_app"),
+    ("train", "evaluate", "segment_slide", "build_dataset", "app"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 REMOTE_FILES = sorted(["handler", *(path.stem for path in ROOT.glob("*_spider.py"))])

@@ -20,13 +20,24 @@ COMMANDS = {
     "train": ["train.py"],
     "evaluate": ["evaluate.py"],
     "segment_slide": ["segment_slide.py"],
+    "app": ["app.py"],
     "weights": ["-m", "spider_tools.weights"],
     "publishing": ["-m", "spider_tools.publishing"],
     "endpoint": ["-m", "spider_tools.publishing.endpoint"],
     "demo": ["-m", "spider_tools.demo"],
     "retrieval": ["-m", "spider_tools.retrieval"],
 }
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pyarrow", "matplotlib", "huggingface_hub")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+    "huggingface_hub",
+    "gradio",
+)
 
 
 def run(command, *words, cwd=ROOT):
@@ -83,7 +94,7 @@ def test_a_mistyped_flag_ends_with_the_usage_and_exit_code_2(run_here, name):
     done = run_here(COMMANDS[name], "--no_such_flag")
     assert "error: " in told(done)
     assert done.stderr.startswith("usage: ")
-    if name in ("train", "evaluate", "segment_slide", "demo"):  # the others miss their arguments first
+    if name in ("train", "evaluate", "segment_slide", "app", "demo"):  # the others miss their arguments first
         assert "unrecognized arguments: --no_such_flag" in told(done)
 
 
@@ -117,6 +128,9 @@ def test_a_mistyped_flag_ends_with_the_usage_and_exit_code_2(run_here, name):
         ("weights", ["import-spider", "{tmp}/none", "{tmp}/o"], "none' is neither a file, nor a folder"),
         ("publishing", ["{tmp}/none", "org/name"], "{tmp}/none is no folder"),
         ("publishing", ["{tmp}/none", "org/name", "--branch"], "expected one argument"),
+        ("app", [], "the following arguments are required: --model"),
+        ("app", ["--model", "{tmp}"], "{tmp} is no SPIDER model"),
+        ("app", ["--model", "x", "--port", "0"], "--port must be at least 1 and at most 65535, got 0"),
         ("demo", ["--image", "{tmp}/none.png", "--model", "{tmp}"], "There is no image {tmp}/none.png"),
         ("demo", ["--model", "{tmp}"], "--model goes with --image"),
     ],

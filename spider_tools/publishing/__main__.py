@@ -27,6 +27,8 @@ def main(values: dict[str, Any]) -> None:
 
     url = publish(values["model_folder"], values["repo_id"], settings)
     print(f"{url}\nPin it: revision={url.rsplit('/', 1)[-1]!r}")
+    if settings.space is not None:
+        print(f"Space: {url.split(values['repo_id'])[0]}spaces/{settings.space}")
 
 
 if __name__ == "__main__":

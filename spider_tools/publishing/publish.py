@@ -9,6 +9,7 @@ from .checks import check_loads, check_publishable, model_files, own_results
 from .endpoint import write_handler
 from .model_card import RESULT_FILES, is_written_by_hand, read_config, write_model_card
 from .settings import PublishSettings
+from .space import check_space_target, publish_space
 from .upload import check_target, find_uploaded, upload
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     folder holds. Readers see all of it or nothing. After an interruption
     the same call goes on: what has arrived is not sent again. A model that the repository holds already, and
     nothing beside it, makes no commit and needs no `exist_ok`. A README.md that somebody wrote by hand is uploaded as
-    it is. A model that was imported and not verified is published too, with a warning.
+    it is. A model that was imported and not verified is published too, with a warning. `settings.space` then gets a
+    page that shows this commit.
 
     Args:
         folder: A model folder, as training leaves it.
@@ -43,6 +45,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     files = model_files(folder)
     require_writable(folder, "MODEL_FOLDER")
     check_target(repo_id, settings, files)
+    if settings.space is not None:
+        check_space_target(repo_id, settings)
     _warn_of_unverified_import(folder)
     if settings.handler:
         served_by = write_handler(folder)
@@ -64,6 +68,8 @@ def publish(folder: Path, repo_id: str, settings: PublishSettings = PublishSetti
     if url is None:
         check_loads(files)
         url = upload(files, repo_id, settings)
+    if settings.space is not None:
+        logger.info("the Hub now builds and starts %s", publish_space(repo_id, url.rsplit("/", 1)[-1], settings))
     return url
 
 

@@ -24,4 +24,7 @@ class PublishSettings(Settings):
     license: Optional[str] = setting(
         None, help="of the weights, as the Hub spells it (default: cc-by-nc-4.0 if SPIDER data or models made them)"
     )
+    space: Optional[str] = setting(
+        None, help="org/name of a Space that shows the model, made if absent: app.py as a page of the Hub"
+    )
     token: Optional[str] = field(default=None, repr=False)

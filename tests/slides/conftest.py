@@ -1,14 +1,11 @@
 """What the tests of several files of this folder share."""
 
-import io
-
 import pytest
 import torch
-from PIL import Image
 from slide_files import draw_slide, write_pyramid
 from slide_predictions import CLASSES, MPP, make_predictions
 
-from spider_tools.slides import outputs, pictures
+from spider_tools.slides import pictures
 from spider_tools.slides.model import SlideModel
 from spider_tools.slides.settings import SlideSettings
 
@@ -42,13 +39,3 @@ def slide_model(make_model, processor):
 def slide_file(tmp_path):
     """A small slide with its um/px."""
     return write_pyramid(tmp_path / "slide.tif", draw_slide(300, 230, seed=1), 0.5)
-
-
-@pytest.fixture
-def plain_pictures(monkeypatch):
-    """Slides whose pictures are one grey square, which takes none of the second that drawing them takes."""
-    content = io.BytesIO()
-    Image.new("RGB", (300, 200), (90, 90, 90)).save(content, "png")
-    for name in ("draw_overview", "draw_heatmaps", "draw_tissue"):
-        monkeypatch.setattr(pictures, name, lambda *_: None)
-    monkeypatch.setattr(outputs, "as_png", lambda _: content.getvalue())

@@ -1,0 +1,86 @@
+"""The page on a port of this machine, with a folder of its own that goes with it."""
+
+import logging
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .drawn_examples import write_examples
+from .gradio_library import load_gradio, private_gradio
+from .model import AppModel
+from .page import STYLE, make_page, make_theme
+from .settings import AppSettings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: AppSettings) -> None:
+    """Answer until the process is told to stop.
+
+    Raises:
+        ValueError: gradio is missing, or the model is none.
+        OSError: The model cannot be loaded, or the port is taken.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as a Space is ended: files are removed
+    with running(settings) as url:
+        print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+
+
+@contextmanager
+def running(settings: AppSettings) -> Iterator[str]:
+    """The page, answering in threads of this process while the block runs; gives its URL.
+
+    Everything that is uploaded or made lies in one temporary folder, of which gradio serves a part, and which is
+    removed at the end.
+    """
+    with tempfile.TemporaryDirectory(prefix="spider-app-", ignore_cleanup_errors=True) as temporary:
+        served, work = Path(temporary, "served"), Path(temporary, "work")
+        served.mkdir()
+        work.mkdir()
+        with private_gradio(served):
+            gradio = load_gradio()
+            model = AppModel.load(settings)
+            page = make_page(gradio, model, settings, work, write_examples(work / "examples", model))
+            try:
+                yield _launch(page, gradio, settings)
+            finally:
+                page.close(verbose=False)
+
+
+def _launch(page: Any, gradio: Any, settings: AppSettings) -> str:
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every look at its own port
+    try:
+        return _launched(page, gradio, settings)
+    except OSError as error:
+        where = "7860 to 7959" if settings.port is None else settings.port
+        raise OSError(f"No port {where} is free at {settings.host}: choose another one with --port.") from error
+
+
+def _launched(page: Any, gradio: Any, settings: AppSettings) -> str:
+    _, url, _ = page.launch(
+        server_name=settings.host,
+        server_port=settings.port,
+        share=False,
+        inbrowser=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        allowed_paths=[],
+        blocked_paths=[],
+        max_file_size=settings.max_upload_bytes,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        footer_links=["api"],
+        theme=make_theme(gradio),
+        css_paths=[STYLE],
+    )
+    return str(url)
