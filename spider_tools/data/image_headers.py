@@ -11,7 +11,9 @@ import zlib
 
 from PIL import Image
 
-_FIRST_BYTES = 4096  # most headers take a few hundred; a page is what a disk reads anyway
+FIRST_BYTES = 4096
+"""How much of a file is looked at: most headers take a few hundred, and a page is what a disk reads anyway."""
+
 _CAN_OPEN_SAFELY = hasattr(os, "O_NOFOLLOW") and hasattr(os, "O_NONBLOCK")  # Windows has neither
 
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
@@ -57,7 +59,7 @@ def is_plain_image(path: str, side: int) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return False
-        return is_plain_header(os.read(file, _FIRST_BYTES), side)
+        return is_plain_header(os.read(file, FIRST_BYTES), side)
     except OSError:
         return False
     finally:

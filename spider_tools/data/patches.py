@@ -16,6 +16,7 @@ from PIL import Image
 from ..images import DECODING_ERRORS, to_rgb, unusable_mode
 from .image_files import image_problem, open_encoded, open_image
 from .image_headers import is_plain_image
+from .jpeg_decoding import read_plain_jpeg
 
 _READERS = 8  # threads: a disk answers many at once, and without waiting they cost nothing
 _FILES_AT_ONCE = 100  # of one thread
@@ -61,6 +62,9 @@ class FolderPatches(PatchSource):
         """See the base class."""
         try:
             path = safe_path(self.images, name)
+            pixels = read_plain_jpeg(path, self.patch_size)
+            if pixels is not None:
+                return pixels
             with open_image(path) as image:
                 if image.size != (self.patch_size, self.patch_size):
                     raise ValueError(_wrong_size(image, self.patch_size))
