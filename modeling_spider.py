@@ -37,6 +37,8 @@ class SpiderForImageClassification(PreTrainedModel):
 
     Args:
         config (`SpiderConfig`): Sizes and class names.
+        backbone (`Dinov2WithRegistersModel`, *optional*): Of `config.backbone_config`, to be filled. One on the device
+            "meta" costs no time; `load_state_dict(..., assign=True)` then gives it weights.
     """
 
     config_class = SpiderConfig
@@ -49,10 +51,10 @@ class SpiderForImageClassification(PreTrainedModel):
     familiarity: Optional[Familiarity]
     class_sets: Optional[ClassSets]
 
-    def __init__(self, config: SpiderConfig) -> None:
+    def __init__(self, config: SpiderConfig, backbone: Optional[Dinov2WithRegistersModel] = None) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.backbone = Dinov2WithRegistersModel(config.backbone_config)
+        self.backbone = Dinov2WithRegistersModel(config.backbone_config) if backbone is None else backbone
         self.backbone.register_load_state_dict_pre_hook(accept_other_names)
         self._backbone_names = parameter_names(self.backbone)
         self._is_frozen = False  # whether the backbone's parameters were frozen by this model

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..processes import process_pool
 from ..sharing import refusal_in_words
-from .regular_files import refuse_irregular
+from .regular_files import open_regular
 
 _RANGE = 2000  # items that one process takes at once; fewer in all are not worth starting processes for
 
@@ -48,13 +48,15 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: str | os.PathLike[str]) -> str:
     """32 hexadecimal digits of a file's content; what is no regular file is refused."""
-    refuse_irregular(path)
     result = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
+    file, size = open_regular(path)
+    try:
+        while chunk := os.read(file, min(size + 1, 1 << 20)):
             result.update(chunk)
+    finally:
+        os.close(file)
     return result.hexdigest()
 
 

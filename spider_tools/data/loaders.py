@@ -45,12 +45,12 @@ class EmbeddedRegions(Dataset):
 
     Args:
         grid: Regions, their rows numbering the store's.
-        store: `store[rows]` gives float16 `(..., hidden)`.
+        store: `store[rows]` gives float16 `(..., hidden)`. Kept as an attribute.
     """
 
     def __init__(self, grid: RegionGrid, store: Any) -> None:
         self.grid = grid
-        self._store = store
+        self.store = store
 
     def __len__(self) -> int:
         """Number of regions."""
@@ -58,17 +58,17 @@ class EmbeddedRegions(Dataset):
 
     def centers(self, numbers: np.ndarray) -> "EmbeddedRegions":
         """See `RegionGrid.centers`."""
-        return EmbeddedRegions(self.grid.centers(numbers), self._store)
+        return EmbeddedRegions(self.grid.centers(numbers), self.store)
 
     @property
     def bytes_per_region(self) -> int:
         """Size of a region of a batch."""
-        return self._store[self.grid.rows[:1]].nbytes
+        return self.store[self.grid.rows[:1]].nbytes
 
     def __getitem__(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """`patch_embeddings` float16 `(n, patches, hidden)` and what `_common` lists."""
         rows = self.grid.rows[batch.regions]
-        return {"patch_embeddings": self._store[rows], **_common(self.grid, batch)}
+        return {"patch_embeddings": self.store[rows], **_common(self.grid, batch)}
 
 
 class EmbeddedViews(EmbeddedRegions):
@@ -79,7 +79,7 @@ class EmbeddedViews(EmbeddedRegions):
     """
 
     def __init__(self, views: Sequence[EmbeddedRegions]) -> None:
-        super().__init__(views[0].grid, views[0]._store)
+        super().__init__(views[0].grid, views[0].store)
         self._views = views
 
     def __getitem__(self, batch: MicroBatch) -> dict[str, torch.Tensor]:

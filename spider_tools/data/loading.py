@@ -57,7 +57,7 @@ class RegionData:
 def load_regions(settings: DataSettings) -> RegionData:
     """Load a data set; of several processes that do so at once, one does the work and the others wait.
 
-    Checking the headers of all images takes minutes for millions of them, decoding them for `skip_bad_records` up to
+    Reading all images and their headers takes minutes for millions of them, decoding them for `skip_bad_records` up to
     hours. It is done once and remembered in the cache with the table of regions, for as long as metadata and images
     stay as they are.
 

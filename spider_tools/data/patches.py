@@ -4,6 +4,7 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from PIL import Image
 
 from ..images import DECODING_ERRORS, to_rgb, unusable_mode
 from .image_files import image_problem, open_encoded, open_image
+from .image_headers import is_plain_image
+from .jpeg_decoding import read_plain_jpeg
+
+_READERS = 8  # threads: a disk answers many at once, and without waiting they cost nothing
+_FILES_AT_ONCE = 100  # of one thread
 
 _REMEDY = "Mend it, or pass --skip_bad_records: all images are decoded then, and the records of bad ones left out."
 
@@ -56,6 +62,9 @@ class FolderPatches(PatchSource):
         """See the base class."""
         try:
             path = safe_path(self.images, name)
+            pixels = read_plain_jpeg(path, self.patch_size)
+            if pixels is not None:
+                return pixels
             with open_image(path) as image:
                 if image.size != (self.patch_size, self.patch_size):
                     raise ValueError(_wrong_size(image, self.patch_size))
@@ -157,6 +166,35 @@ def region_problem(image: Image.Image, side: int) -> str | None:
     return unusable_mode(image)
 
 
+def bad_images(images: Path, patch_size: int, decode: bool, names: list[str]) -> list[tuple[str, str]]:
+    """Name and problem of those of some patches that cannot be used, in the order of the names.
+
+    Args:
+        images: Folder of the patches.
+        patch_size: Side in px that they must have.
+        decode: Whether to look at the pixels too, not at the files' headers alone.
+        names: Of the files.
+    """
+    unsure = names if decode else _not_plain(images, patch_size, names)
+    return [(name, problem) for name in unsure if (problem := check_image(images, name, patch_size, decode))]
+
+
+def _not_plain(images: Path, patch_size: int, names: list[str]) -> list[str]:
+    """The names of which a first look does not say that all is well, in order."""
+
+    def some(start: int) -> list[str]:
+        return [
+            name
+            for name in names[start : start + _FILES_AT_ONCE]
+            if not (is_bare_name(name) and is_plain_image(f"{images}{os.sep}{name}", patch_size))
+        ]
+
+    if len(names) <= _FILES_AT_ONCE:
+        return some(0)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return [name for found in pool.map(some, range(0, len(names), _FILES_AT_ONCE)) for name in found]
+
+
 def check_image(images: Path, name: str, patch_size: int, decode: bool) -> str | None:
     """Why a patch cannot be used; None if it can.
 
@@ -178,13 +216,18 @@ def check_image(images: Path, name: str, patch_size: int, decode: bool) -> str |
         return f"there is no file {name!r} in images/."
 
 
+def is_bare_name(name: str) -> bool:
+    """Whether a name is that of something in a folder itself."""
+    return name not in ("", ".", "..") and "/" not in name and "\\" not in name and "\0" not in name
+
+
 def safe_path(images: Path, name: str) -> str:
     """The path of a file of the folder.
 
     Raises:
         ValueError: The name is a path, or a symbolic link that leads out of the folder.
     """
-    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+    if not is_bare_name(name):
         raise ValueError("expected the bare name of a file in images/; a path, absolute or with '..', may leave it.")
     path = os.path.join(images, name)
     if os.path.islink(path) and not os.path.realpath(path).startswith(_allowed_root(images)):

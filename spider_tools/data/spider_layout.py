@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from ..files import replacing
 from .caches import map_ranges
 from .json_list import RepeatedKeys, iterate_json_list
-from .patches import check_image
+from .patches import bad_images
 from .settings import METADATA_SIZE
 from .tables import SPLITS, TABLE_NAME, BadRecord, map_table, refuse, table_schema, write_table
 
@@ -54,7 +54,7 @@ def build_table(source: Path, patch_size: int, skip: bool, work: Path, memory: P
     bad: list[BadRecord] = []
     write_table(parsed, schema, read_batches(source / "metadata.json", schema, skip, bad))
     table = map_table(parsed)
-    check = functools.partial(check_image, source / "images", patch_size=patch_size, decode=skip)
+    check = functools.partial(bad_images, source / "images", patch_size, skip)
     problems = check_images(table, check, memory)
     bad_rows = _rows_with(table, problems)
     found = [_bad_image(table, row, problems) for row in bad_rows.to_pylist()]
@@ -152,7 +152,7 @@ def _shown(key: str) -> str:
     return repr(key)[1:-1]
 
 
-def check_images(table: pa.Table, check: Callable[[str], str | None], memory: Path) -> dict[str, str]:
+def check_images(table: pa.Table, check: Callable[[list[str]], list[tuple[str, str]]], memory: Path) -> dict[str, str]:
     """Problems of the images that a table names: missing, outside the folder, unreadable, wrong size.
 
     Every unique image is opened once, in several processes. The result is remembered in a file; of images that it
@@ -160,15 +160,14 @@ def check_images(table: pa.Table, check: Callable[[str], str | None], memory: Pa
 
     Args:
         table: Of regions.
-        check: Says why the image of a name cannot be used. Picklable.
+        check: Name and problem of those of some images that cannot be used. Picklable.
         memory: JSON file for the result, named so that it belongs to these images and this check.
 
     Returns:
         File name -> problem, of the bad images alone.
     """
     if memory.exists():
-        bad = list(json.loads(memory.read_text(encoding="utf-8")))
-        found = [(name, problem) for name in bad if (problem := check(name))]
+        found = check(list(json.loads(memory.read_text(encoding="utf-8"))))
     else:
         names = pc.unique(_names(table)).drop_null()
         # Processes read the names from a file, for sending millions of them would take memory.
@@ -183,10 +182,9 @@ def check_images(table: pa.Table, check: Callable[[str], str | None], memory: Pa
 
 
 def _check_range(
-    list_of_names: Path, check: Callable[[str], str | None], start: int, stop: int
+    list_of_names: Path, check: Callable[[list[str]], list[tuple[str, str]]], start: int, stop: int
 ) -> list[tuple[str, str]]:
-    names = map_table(list_of_names)["name"].slice(start, stop - start).to_pylist()
-    return [(name, problem) for name in names if (problem := check(name))]
+    return check(map_table(list_of_names)["name"].slice(start, stop - start).to_pylist())
 
 
 def _names(table: pa.Table) -> pa.ChunkedArray:

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors import SafetensorError
 
+from ..data.loaders import EmbeddedRegions
 from ..data.loading import RegionData
 from ..data.settings import DataSettings
 from ..embeddings.identity import store_content
@@ -114,8 +115,11 @@ def check_output_folder(settings: TrainingSettings) -> Optional[Path]:
 
 def model_identity(setup: TrainingSetup) -> dict[str, Any]:
     """What of the model decides a run beside its settings: a backbone that does not learn, and the precision."""
-    # Adapters are as the seed made them; the weights of a backbone that learns come from the checkpoint.
-    content = store_content(None, setup.model, setup.image_processor, "")
+    if isinstance(setup.train, EmbeddedRegions):  # whose store is named by the same, hashed a moment ago
+        content = setup.train.store.index.content | {"dtype": "", "source": None}
+    else:
+        # Adapters are as the seed made them; the weights of a backbone that learns come from the checkpoint.
+        content = store_content(None, setup.model, setup.image_processor, "")
     if setup.settings.train_backbone == "full":
         del content["backbone_sha256"]
     return {

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import Dinov2WithRegistersConfig
+import torch
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from .. import remote_code
 from ..files import read_json_object
@@ -15,7 +16,7 @@ from ..weights.loading import load_backbone, load_config, load_image_processor, 
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from ..remote_code import SpiderForImageClassification
+    from ..remote_code import SpiderConfig, SpiderForImageClassification
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +82,10 @@ def _with_backbone(
 ) -> "SpiderForImageClassification":
     if settings.backbone == "random":
         backbone, backbone_config = None, _random_backbone_config(settings.backbone_config, patch_size)
-        colours = {}
+        colours: dict[str, Any] = {}
     else:
         backbone = load_backbone(settings.backbone, patch_size, settings.interpolate_positions, settings.backbone_heads)
-        backbone_config = backbone.config.to_dict()
+        backbone_config = backbone.config
         colours = stated_normalization(settings.backbone)
     config = remote_code.config_class()(
         backbone_config=backbone_config,
@@ -94,10 +95,18 @@ def _with_backbone(
         **colours,
         **{field: getattr(settings, field) for field in _HEAD_FIELDS},
     )
-    model = remote_code.model_class()(config)
-    if backbone is not None:
-        model.backbone.load_state_dict(backbone.state_dict())
+    if backbone is None:
+        return remote_code.model_class()(config)
+    model = _without_backbone(config)
+    model.backbone.load_state_dict(backbone.state_dict(), assign=True)
     return model
+
+
+def _without_backbone(config: "SpiderConfig") -> "SpiderForImageClassification":
+    """A model whose head is drawn, and whose backbone has shapes but no values: seconds for nothing otherwise."""
+    with torch.device("meta"):
+        hollow = Dinov2WithRegistersModel(config.backbone_config)
+    return remote_code.model_class()(config, hollow)
 
 
 def _random_backbone_config(name: str, patch_size: int) -> Any:
@@ -122,7 +131,7 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> "Spi
     known = trained.config.class_names
     if known == class_names:
         return trained
-    model = remote_code.model_class()(load_config(source, class_names=class_names))
+    model = _without_backbone(load_config(source, class_names=class_names))
     let_model_normalize(model, image_processor)
     _forget_limits(model)
     kept = [(new, known.index(name)) for new, name in enumerate(class_names) if name in known]
@@ -132,7 +141,7 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> "Spi
         for new, old in kept:
             rows[new] = weights[f"classifier.{name}"][old]
         weights[f"classifier.{name}"] = rows
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=True)
     logger.info("%d of %d classes keep their part of the classifier of %s", len(kept), len(class_names), source)
     return model
 

@@ -1,5 +1,7 @@
 """The digest of what a folder holds: it follows the content, whatever the times, and does not read it twice."""
 
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -39,7 +41,7 @@ def reads(monkeypatch):
     """Names of the files that were read."""
     found = []
     file_digest = contents.file_digest
-    monkeypatch.setattr(contents, "file_digest", lambda path: found.append(path.name) or file_digest(path))
+    monkeypatch.setattr(contents, "file_digest", lambda path: found.append(os.path.basename(path)) or file_digest(path))
     return found
 
 
@@ -112,6 +114,32 @@ def test_a_copy_has_the_digest_of_the_original(folder, cache, tmp_path):
     for path in (tmp_path / "copy").rglob("*.bin"):
         os.utime(path, (1, 1))
     assert content_digest(tmp_path / "copy", cache) == content_digest(folder, cache)
+
+
+def by_hand(folder):
+    """The digest of earlier versions, which stores and tables are named by, in the plainest way."""
+    total, files = 0, [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    for path in files:
+        content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.is_file() else ""
+        line = os.fsencode(f"{path.relative_to(folder)}\0{content}")
+        total += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "little")
+    return hashlib.blake2b(json.dumps([total % 2**128, len(files)]).encode(), digest_size=16).hexdigest()
+
+
+@pytest.mark.parametrize("alone", [1000, 10])
+@pytest.mark.usefixtures("settled")
+def test_processes_give_the_digest_that_one_gives_and_earlier_versions_gave(folder, cache, monkeypatch, alone):
+    monkeypatch.setattr(contents, "_ALONE", alone)
+    monkeypatch.setattr(contents, "_AT_ONCE", 4)
+    (folder / os.fsdecode(b"\xff.bin")).write_bytes(b"a name that is no text")
+    (folder / "empty").touch()
+    (folder / "large").write_bytes(os.urandom(2**20 + 1))
+    (folder / "nowhere").symlink_to("gone")
+    (folder / "to").symlink_to("large")
+    os.mkfifo(folder / "pipe")
+    assert content_digest(folder, cache) == by_hand(folder)
+    monkeypatch.setattr(contents, "_contents", None)  # read no more
+    assert content_digest(folder, cache) == by_hand(folder)
 
 
 def test_blobs_of_a_hub_snapshot_are_known_by_their_names(tmp_path, cache, reads):

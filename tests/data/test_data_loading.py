@@ -269,13 +269,13 @@ def test_a_mended_image_is_looked_at_again_and_none_while_nothing_changes(folder
     with pytest.raises(ValueError, match=r"Record 4 of metadata\.json, field 'image_name'"):
         load()
     opened = []
-    check = records_module.check_image
+    check = records_module.bad_images
 
-    def watched(images, name, **options):
-        opened.append(name)
-        return check(images, name, **options)
+    def watched(*settings):
+        opened.extend(settings[-1])
+        return check(*settings)
 
-    monkeypatch.setattr(records_module, "check_image", watched)
+    monkeypatch.setattr(records_module, "bad_images", watched)
     (folder / "images" / name).write_bytes(good)  # mended, with the size that it had
     load()
     assert opened.count(name) == 1

@@ -13,7 +13,8 @@ from training_runs import NO_DROPOUT, PATCH_SIZE, assert_equal_weights, history_
 from transformers import AutoModel, AutoProcessor
 
 from spider_tools.demo.synthetic import CLASS_NAMES
-from spider_tools.training import loop, setup
+from spider_tools.embeddings import identity
+from spider_tools.training import loop, run, setup
 from spider_tools.training.run import train
 from spider_tools.training.settings import RECIPES, TrainingSettings
 
@@ -62,9 +63,16 @@ def test_a_run_leaves_a_complete_repository_and_its_record(settings, data_settin
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(settings, data_settings):
+def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(settings, data_settings, monkeypatch):
     data_settings = replace(data_settings, validation_fraction=0.0)  # the last epoch is exported, not the best
+    hashed, identities = [], []
+    fingerprint, start = identity.backbone_fingerprint, run.start
+    monkeypatch.setattr(identity, "backbone_fingerprint", lambda backbone: hashed.append(1) or fingerprint(backbone))
+    monkeypatch.setattr(run, "start", lambda *given: identities.append(given) or start(*given))
     first = weights_of(train(replace(settings, epochs=1), data_settings))
+    assert len(hashed) == 1
+    of_run, noted, _ = identities[0]
+    assert noted["backbone"] == identity.store_content(None, of_run.model, of_run.image_processor, "")
     second = weights_of(train(replace(settings, output_dir=settings.output_dir / "2"), data_settings))
     for name in first:
         same = torch.equal(first[name], second[name])
