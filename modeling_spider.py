@@ -31,6 +31,10 @@ class SpiderForImageClassification(PreTrainedModel):
     micro-batches of `config.backbone_batch_size` patches. `unfreeze_backbone()`, or loading with
     `freeze_backbone=False`, makes it trainable.
 
+    Compiled with `fullgraph=True` or exported, the model and its halves take any number of regions. Such a graph has no
+    micro-batches: all patches go through the backbone at once, missing ones too, and its caller bounds the memory;
+    `model.backbone.compile()` keeps them. Nor does it look at values: an absent centre or a wrong label goes unseen.
+
     Args:
         config (`SpiderConfig`): Sizes and class names.
     """
@@ -57,6 +61,7 @@ class SpiderForImageClassification(PreTrainedModel):
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.classifier_size, config.num_labels)
         self.remember(config.familiarity_means, config.conformal_scores)
+        output_type(config.class_names)  # graphs find it made
         self.post_init()
         self._follow_freezing()
 
@@ -92,8 +97,7 @@ class SpiderForImageClassification(PreTrainedModel):
         Args:
             pixel_values: Float `(batch, context_size**2, 3, patch_size, patch_size)`, normalised, row-major, as the
                 processor makes them; or whole normalised regions, `(batch, 3, region_size, region_size)`, which are
-                tiled here. Patches that `context_mask` excludes are not embedded, or under `torch.compile` embedded in
-                vain.
+                tiled here. Patches that `context_mask` excludes are not embedded, or in a graph embedded in vain.
             patch_embeddings: Float `(batch, context_size**2, backbone hidden size)` from `embed_patches`; instead of
                 `pixel_values`.
             context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. All
@@ -104,8 +108,8 @@ class SpiderForImageClassification(PreTrainedModel):
             return_dict: False for the tuple of `SpiderOutput.to_tuple`.
 
         Raises:
-            ValueError: Shapes, mask or labels do not fit; the message says what was expected. Under `torch.compile`
-                the values of the mask and the labels are not checked, only their shapes.
+            ValueError: Shapes, mask or labels do not fit; the message says what was expected. In a graph the
+                values of the mask and the labels are not checked, only their shapes.
         """
         if (pixel_values is None) == (patch_embeddings is None):
             raise ValueError(
@@ -144,7 +148,7 @@ class SpiderForImageClassification(PreTrainedModel):
         """Embed patches one by one: the backbone's class token after its last layer norm.
 
         Where no gradient has to flow through the backbone (it is frozen, or gradients are off) the patches go through
-        it in micro-batches of `config.backbone_batch_size`.
+        it in micro-batches of `config.backbone_batch_size`; all at once in a compiled or exported graph.
 
         Args:
             pixel_values: Float `(num_patches, 3, patch_size, patch_size)`, normalised.
@@ -158,12 +162,14 @@ class SpiderForImageClassification(PreTrainedModel):
         side = self.config.patch_size
         if not fits(pixel_values, 3, side, side):
             raise ValueError(f"Expected float patches of shape (N, 3, {side}, {side}), got {describe(pixel_values)}.")
-        if len(pixel_values) == 0:
+        if pixel_values.shape[0] == 0:
             return pixel_values.new_zeros(0, self.config.backbone_config.hidden_size, dtype=self.dtype)
         frozen = self.config.freeze_backbone and not pixel_values.requires_grad and not learns(self.backbone)
         if torch.is_grad_enabled() and not frozen:
             return self.backbone(pixel_values).pooler_output
         with torch.no_grad():
+            if torch.compiler.is_compiling():  # a loop over micro-batches would tie the graph to their number
+                return self.backbone(pixel_values).pooler_output.clone()
             chunks = pixel_values.split(self.config.backbone_batch_size)
             # The class token is a view of all tokens of its patch, which would stay in memory with it.
             return torch.cat([self.backbone(chunk).pooler_output.clone() for chunk in chunks])
@@ -341,7 +347,7 @@ class SpiderForImageClassification(PreTrainedModel):
         return doubts
 
     def _check_pixels(self, pixel_values: torch.Tensor, *shape: int) -> None:
-        if not fits(pixel_values, *shape) or len(pixel_values) == 0:
+        if not fits(pixel_values, *shape) or pixel_values.shape[0] == 0:
             side, patches, region = self.config.patch_size, self.config.num_context_patches, self.config.region_size
             raise ValueError(
                 f"Expected float `pixel_values` of shape (B, {patches}, 3, {side}, {side}) with B > 0, got "
@@ -351,7 +357,7 @@ class SpiderForImageClassification(PreTrainedModel):
 
     def _check_embedding_grid(self, patch_embeddings: torch.Tensor) -> None:
         patches, hidden = self.config.num_context_patches, self.config.backbone_config.hidden_size
-        if not fits(patch_embeddings, patches, hidden) or len(patch_embeddings) == 0:
+        if not fits(patch_embeddings, patches, hidden) or patch_embeddings.shape[0] == 0:
             raise ValueError(
                 f"Expected float `patch_embeddings` of shape (B, {patches}, {hidden}) with B > 0, got "
                 f"{describe(patch_embeddings)}."
