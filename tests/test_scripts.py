@@ -22,6 +22,7 @@ COMMANDS = {
     "segment_slide": ["segment_slide.py"],
     "weights": ["-m", "spider_tools.weights"],
     "publishing": ["-m", "spider_tools.publishing"],
+    "export": ["-m", "spider_tools.export"],
     "demo": ["-m", "spider_tools.demo"],
     "retrieval": ["-m", "spider_tools.retrieval"],
 }
