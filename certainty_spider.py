@@ -107,7 +107,11 @@ class ClassSets(_Remembered):
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
         """p-values, float32 `(batch, classes)` in (0, 1], of probabilities, float of the same shape."""
         scores = improbability(probabilities).T.contiguous()
-        exceeded = torch.searchsorted(self.scores, scores.to(self.scores.device))
+        scores = scores.to(self.scores.device)
+        if torch.compiler.is_compiling():  # ONNX has no such search
+            exceeded = (self.scores[:, :, None] < scores[:, None]).sum(dim=1)
+        else:
+            exceeded = torch.searchsorted(self.scores, scores)
         return self.p_values.gather(1, exceeded).T
 
 

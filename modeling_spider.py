@@ -16,7 +16,7 @@ from .checks_spider import describe, fits
 from .configuration_spider import SpiderConfig
 from .head_spider import attention_of, read_out
 from .outputs_spider import SpiderOutput, output_type
-from .pixels_spider import are_pixels, as_backbone_input, tiled
+from .pixels_spider import are_pixels, as_backbone_input, check_pixels, tiled
 from .sources_spider import make_replaceable, refuse_weights_elsewhere, warn_of_other_code, warn_unless_verified
 
 logger = logging.get_logger(__name__)
@@ -34,6 +34,10 @@ class SpiderForImageClassification(PreTrainedModel):
     By default the backbone is frozen, as in the paper: it stays in evaluation mode, needs no gradients, and runs in
     micro-batches of `config.backbone_batch_size` patches. `unfreeze_backbone()`, or loading with
     `freeze_backbone=False`, makes it trainable.
+
+    Compiled with `fullgraph=True` or exported, the model and its halves take any number of regions. Such a graph has no
+    micro-batches: all patches go through the backbone at once, missing ones too, and its caller bounds the memory;
+    `model.backbone.compile()` keeps them. Nor does it look at values: an absent centre or a wrong label goes unseen.
 
     Args:
         config (`SpiderConfig`): Sizes and class names.
@@ -63,6 +67,7 @@ class SpiderForImageClassification(PreTrainedModel):
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.classifier_size, config.num_labels)
         self.remember(config.familiarity_means, config.conformal_scores)
+        output_type(config.class_names)  # graphs find it made
         self.post_init()
         self._follow_freezing()
 
@@ -100,7 +105,7 @@ class SpiderForImageClassification(PreTrainedModel):
                 processor makes them; or uint8, as it makes them with `do_rescale=False, do_normalize=False`, which are
                 normalised here by `config.image_mean` and `image_std`; or whole regions of either kind, `(batch, 3,
                 region_size, region_size)`, which are tiled here. Patches that `context_mask` excludes are not embedded,
-                or under `torch.compile` embedded in vain.
+                or in a graph embedded in vain.
             patch_embeddings: Float `(batch, context_size**2, backbone hidden size)` from `embed_patches`; instead of
                 `pixel_values`.
             context_mask: Bool `(batch, context_size**2)`, True where a patch is present, the centre always. All
@@ -111,8 +116,8 @@ class SpiderForImageClassification(PreTrainedModel):
             return_dict: False for the tuple of `SpiderOutput.to_tuple`.
 
         Raises:
-            ValueError: Shapes, mask or labels do not fit; the message says what was expected. Under `torch.compile`
-                the values of the mask and the labels are not checked, only their shapes.
+            ValueError: Shapes, mask or labels do not fit; the message says what was expected. In a graph the
+                values of the mask and the labels are not checked, only their shapes.
         """
         if (pixel_values is None) == (patch_embeddings is None):
             raise ValueError(
@@ -123,14 +128,13 @@ class SpiderForImageClassification(PreTrainedModel):
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             raise ValueError("`output_hidden_states` is for patches: call `model.backbone(patches, ...)` with it.")
-        if pixel_values is not None and pixel_values.ndim == 4:
-            self._check_pixels(pixel_values, 3, self.config.region_size, self.config.region_size)
-            pixel_values = tiled(pixel_values, self.config.context_size)
-        grid = patch_embeddings if pixel_values is None else pixel_values
         if pixel_values is None:
-            self._check_embedding_grid(grid)
+            self._check_embedding_grid(patch_embeddings)
         else:
-            self._check_pixels(grid, self.config.num_context_patches, 3, self.config.patch_size, self.config.patch_size)
+            check_pixels(pixel_values, self.config)
+            if pixel_values.ndim == 4:
+                pixel_values = tiled(pixel_values, self.config.context_size)
+        grid = patch_embeddings if pixel_values is None else pixel_values
         context_mask, labels = self._checked_mask(context_mask, grid), self._checked_labels(labels, grid)
         if pixel_values is not None:
             patch_embeddings = self._embed_regions(pixel_values, context_mask)
@@ -152,7 +156,8 @@ class SpiderForImageClassification(PreTrainedModel):
         """Embed patches one by one: the backbone's class token after its last layer norm.
 
         Where no gradient has to flow through the backbone (it is frozen, or gradients are off) the patches go through
-        it in micro-batches of `config.backbone_batch_size`, on a CPU of 16 at most.
+        it in micro-batches of `config.backbone_batch_size`, on a CPU of 16 at most; all at once in a compiled or
+        exported graph.
 
         Args:
             pixel_values: Float `(num_patches, 3, patch_size, patch_size)`, normalised; or uint8, which is normalised
@@ -169,12 +174,14 @@ class SpiderForImageClassification(PreTrainedModel):
             raise ValueError(
                 f"Expected float or uint8 patches of shape (N, 3, {side}, {side}), got {describe(pixel_values)}."
             )
-        if len(pixel_values) == 0:
+        if pixel_values.shape[0] == 0:
             return pixel_values.new_zeros(0, self.config.backbone_config.hidden_size, dtype=self.dtype)
         frozen = self.config.freeze_backbone and not pixel_values.requires_grad and not learns(self.backbone)
         if torch.is_grad_enabled() and not frozen:
             return self.backbone(self._as_backbone_input(pixel_values)).pooler_output
         with torch.no_grad():
+            if torch.compiler.is_compiling():  # a loop over micro-batches would tie the graph to their number
+                return self.backbone(self._as_backbone_input(pixel_values)).pooler_output.clone()
             bound = self.config.backbone_batch_size
             chunks = pixel_values.split(min(bound, _CPU_BATCH) if pixel_values.device.type == "cpu" else bound)
             # The class token is a view of all tokens of its patch, which would stay in memory with it.
@@ -350,18 +357,9 @@ class SpiderForImageClassification(PreTrainedModel):
                 doubts["class_p_values"] = self.class_sets(logits.float().softmax(dim=-1))
         return doubts
 
-    def _check_pixels(self, pixel_values: torch.Tensor, *shape: int) -> None:
-        if not are_pixels(pixel_values, *shape) or len(pixel_values) == 0:
-            side, patches, region = self.config.patch_size, self.config.num_context_patches, self.config.region_size
-            raise ValueError(
-                f"Expected float or uint8 `pixel_values` of shape (B, {patches}, 3, {side}, {side}) with B > 0, got "
-                f"{describe(pixel_values)}. The processor makes them from {region} px regions; whole regions, (B, 3, "
-                f"{region}, {region}), normalised or uint8, are taken too."
-            )
-
     def _check_embedding_grid(self, patch_embeddings: torch.Tensor) -> None:
         patches, hidden = self.config.num_context_patches, self.config.backbone_config.hidden_size
-        if not fits(patch_embeddings, patches, hidden) or len(patch_embeddings) == 0:
+        if not fits(patch_embeddings, patches, hidden) or patch_embeddings.shape[0] == 0:
             raise ValueError(
                 f"Expected float `patch_embeddings` of shape (B, {patches}, {hidden}) with B > 0, got "
                 f"{describe(patch_embeddings)}."

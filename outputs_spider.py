@@ -82,10 +82,16 @@ _OUTPUT_TYPES: dict[tuple[str, ...], type[SpiderOutput]] = {}
 
 
 def output_type(class_names: Iterable[str]) -> type[SpiderOutput]:
-    """The `SpiderOutput` whose logits are of these classes; always the same type for the same names."""
+    """The `SpiderOutput` whose logits are of these classes; always the same type for the same names.
+
+    The model makes it when it is built. No graph can be traced that first makes such a type: after a change
+    of the names, call the model once before.
+    """
     names = tuple(class_names)
     if names not in _OUTPUT_TYPES:
-        _OUTPUT_TYPES[names] = type(SpiderOutput.__name__, (SpiderOutput,), {"class_names": names})
+        # Transformers registers types by name, and a saved graph finds its own by that: one for each list of names.
+        fields = {"class_names": names, "__qualname__": "SpiderOutput"}
+        _OUTPUT_TYPES[names] = type(f"SpiderOutput{names!r}", (SpiderOutput,), fields)
     return _OUTPUT_TYPES[names]
 
 

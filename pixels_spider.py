@@ -1,11 +1,11 @@
 """Pixels as the backbone takes them: tiled into patches, bytes normalised."""
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 
-from .checks_spider import fits
+from .checks_spider import describe, fits
 
 # Mean and standard deviation of each channel, for values in [0, 1], as Hibou was trained with.
 HIBOU_MEAN = (0.7068, 0.5755, 0.7220)
@@ -15,6 +15,18 @@ HIBOU_STD = (0.1950, 0.2316, 0.1816)
 def are_pixels(tensor: torch.Tensor, *shape: int) -> bool:
     """Whether a batch of floats or of bytes has this shape after its first axis."""
     return fits(tensor, *shape) or (tensor.dtype == torch.uint8 and tuple(tensor.shape[1:]) == shape)
+
+
+def check_pixels(pixel_values: torch.Tensor, config: Any) -> None:
+    """Raise `ValueError` unless these are regions, whole or tiled, for a model of this configuration."""
+    side, patches, region = config.patch_size, config.num_context_patches, config.region_size
+    shape = (3, region, region) if pixel_values.ndim == 4 else (patches, 3, side, side)
+    if not are_pixels(pixel_values, *shape) or pixel_values.shape[0] == 0:
+        raise ValueError(
+            f"Expected float or uint8 `pixel_values` of shape (B, {patches}, 3, {side}, {side}) with B > 0, got "
+            f"{describe(pixel_values)}. The processor makes them from {region} px regions; whole regions, (B, 3, "
+            f"{region}, {region}), normalised or uint8, are taken too."
+        )
 
 
 def normalize(values: torch.Tensor, mean: Sequence[float], std: Sequence[float], white: float) -> torch.Tensor:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .data.settings import DataSettings as DataSettings
     from .evaluation.run import evaluate_model as evaluate_model
     from .evaluation.settings import EvaluationSettings as EvaluationSettings
+    from .export.run import export_model as export_model
+    from .export.settings import ExportSettings as ExportSettings
     from .publishing.publish import publish as publish
     from .publishing.settings import PublishSettings as PublishSettings
     from .slides.settings import SlideSettings as SlideSettings
@@ -42,12 +44,14 @@ _HOMES = {
     "BuildSettings": "building.settings",
     "DataSettings": "data.settings",
     "EvaluationSettings": "evaluation.settings",
+    "ExportSettings": "export.settings",
     "PublishSettings": "publishing.settings",
     "RegionData": "data.loading",
     "SlideSettings": "slides.settings",
     "TrainingSettings": "training.settings",
     "build_dataset": "building.run",
     "evaluate_model": "evaluation.run",
+    "export_model": "export.run",
     "load_backbone": "weights.loading",
     "load_regions": "data.loading",
     "load_spider": "weights.loading",

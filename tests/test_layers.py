@@ -12,7 +12,7 @@ LAYERS = (
     ("",),
     ("data", "annotations", "slide_files"),
     ("embeddings", "weights", "slide_sources", "tissue"),
-    ("training", "evaluation", "slides", "publishing"),
+    ("training", "evaluation", "slides", "publishing", "export"),
     ("demo", "building", "retrieval", "calibration", "cohorts", "web_app"),
     ("train", "evaluate", "segment_slide", "build_dataset", "app"),
 )

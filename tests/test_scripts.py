@@ -24,6 +24,7 @@ COMMANDS = {
     "weights": ["-m", "spider_tools.weights"],
     "publishing": ["-m", "spider_tools.publishing"],
     "endpoint": ["-m", "spider_tools.publishing.endpoint"],
+    "export": ["-m", "spider_tools.export"],
     "demo": ["-m", "spider_tools.demo"],
     "retrieval": ["-m", "spider_tools.retrieval"],
 }
