@@ -96,6 +96,7 @@ def test_a_region_is_classified(run_cells, knowing_model, processor, capsys):
         "name": outputs.predicted_class_names[0],
         "probability": pytest.approx(outputs.logits.softmax(-1).max().item(), abs=1e-3),
         "is_familiar": bool(outputs.is_familiar[0]),
+        "unfamiliarity": pytest.approx(outputs.unfamiliarity[0].item(), rel=1e-2),
         "prediction_set": outputs.prediction_sets(0.1)[0],
     }
     assert len(shown) == 1
