@@ -7,6 +7,7 @@ import torch
 
 from ..imported_folder import import_of_folder
 from ..publishing.limit_sentences import limit_sentences
+from ..slides.facts import model_name
 from ..slides.model import SlideModel
 from ..weights.loading import load_image_processor, load_spider
 from ..weights.reading import locate
@@ -46,8 +47,7 @@ class AppModel:
         for_slides = SlideModel(model, image_processor, device)
         folder = locate(settings.model, settings.revision)
         for_slides.imported = import_of_folder(model.config, folder)
-        name = folder.resolve().name if folder.as_posix() == settings.model.rstrip("/") else settings.model
-        return cls(name, model, image_processor, for_slides)
+        return cls(model_name(settings.model), model, image_processor, for_slides)
 
     @property
     def region(self) -> str:

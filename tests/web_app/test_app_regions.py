@@ -9,8 +9,10 @@ from tiny_spider import CLASS_NAMES, PATCH_SIZE
 from spider_tools.web_app.answer_html import familiarity_sentence, region_html, report_html, set_sentence
 from spider_tools.web_app.attention_picture import draw_attention
 from spider_tools.web_app.drawn_examples import write_examples
+from spider_tools.web_app.model import AppModel
 from spider_tools.web_app.refusals import checked_upload, sentence_of
 from spider_tools.web_app.regions import classify_region, read_image
+from spider_tools.web_app.settings import AppSettings
 
 SIDE = 5 * PATCH_SIZE
 
@@ -32,6 +34,12 @@ def test_the_answer_is_what_the_model_says_by_itself(app_model, region_file, reg
         *("probabilities", "is_familiar", "unfamiliarity", "threshold", "prediction_set", "context_attention"),
         *("notes", "alpha"),
     }
+
+
+def test_the_model_is_told_by_its_folders_name_alone(knowing_folder, app_model):
+    assert app_model.name == "tiny & <knowing>"
+    typed = f"{knowing_folder.parent}/./{knowing_folder.name}/"
+    assert AppModel.load(AppSettings(typed)).name == "tiny & <knowing>"
 
 
 def test_only_a_fitted_temperature_makes_probabilities_calibrated(app_model, monkeypatch):
