@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from ..drawn_tissue import draw_mosaics
-from ..embeddings.normalizer import PatchNormalizer
 from ..import_record import AGREEMENT
 from .graphs import Arrays, Runner
 
@@ -86,13 +85,12 @@ def measure(
     rng = np.random.default_rng(seed)
     config = model.config
     patches = np.stack(draw_mosaics(sum(BATCHES), 1, config.patch_size, seed))
-    normalize = PatchNormalizer(image_processor)
     compared, start = [], 0
     for batch in BATCHES:
         own = patches[start : start + batch]
         start += batch
         with torch.no_grad():
-            expected = model.embed_patches(normalize(torch.from_numpy(own))).numpy()
+            expected = model.embed_patches(processed(own, image_processor)).numpy()
         given = encoder(patches=np.ascontiguousarray(own.transpose(0, 3, 1, 2)))["patch_embeddings"]
         for masked in (False, True):
             grid = rng.integers(0, batch, (batch, config.num_context_patches))
@@ -100,6 +98,12 @@ def measure(
             answers = _ask(model, expected[grid], mask), head(patch_embeddings=given[grid], context_mask=mask)
             compared.append((batch, masked, (expected, given), answers))
     return _rows(compared)
+
+
+def processed(patches: np.ndarray, image_processor: "SpiderImageProcessor") -> torch.Tensor:
+    """What an image processor makes of patches, uint8 `(N, P, P, 3)`: `(N, 3, P, P)` as the model takes them."""
+    of_patches = type(image_processor)(**{**image_processor.to_dict(), "context_size": 1})
+    return of_patches(patches, return_tensors="pt", input_data_format="channels_last")["pixel_values"][:, 0]
 
 
 def check(rows: Sequence[Row], precision: str) -> None:

@@ -165,9 +165,9 @@ def test_drift_is_what_was_added(exportable, exportable_processor):
     assert all(row.largest / row.logits == pytest.approx(spread) for row in rows)
     assert max(row.embeddings for row in rows) < 1e-4
     moved = drift.measure(*halves_by_hand(exportable, shift=0.5), exportable, exportable_processor.image_processor)
-    patches = torch.from_numpy(np.stack(draw_mosaics(38, 1, 28, 0)))
+    patches = np.stack(draw_mosaics(38, 1, 28, 0))
     with torch.no_grad():
-        own = exportable.embed_patches(drift.PatchNormalizer(exportable_processor.image_processor)(patches)).numpy()
+        own = exportable.embed_patches(drift.processed(patches, exportable_processor.image_processor)).numpy()
     # Each batch is compared twice, with and without mask: the spread counts both.
     assert moved[-1].embeddings == pytest.approx(0.5 / np.sqrt(own.var(axis=0).mean()), rel=1e-4)
 
