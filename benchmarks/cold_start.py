@@ -26,6 +26,8 @@ LABELS = {
     ("ours", "load"): "`AutoModel.from_pretrained`",
     ("project", "load_spider"): "`load_spider`",
     ("project", "load_backbone"): "`load_backbone`",
+    ("project", "on a backbone"): "start of train.py with `--backbone`",
+    ("project", "on a model"): "start of train.py with `--init_from`, other classes",
     ("naive", "load"): "random weights, then `load_state_dict`",
 }
 TOLERANCE = 1e-5
@@ -82,7 +84,8 @@ def check(runs: dict[str, list[dict[str, Any]]]) -> None:
 def loading(runs: dict[str, list[dict[str, Any]]], size: int, full_size: bool) -> Section:
     """Seconds of every way to get `size` bytes of weights into memory; of a tiny model they say nothing."""
     times = {label: [run["seconds"][step] for run in runs[way]] for (way, step), label in LABELS.items()}
-    draws = {label: any(run["draws"] for run in runs[way]) for (way, _), label in LABELS.items()}
+    draws = {label: "yes" if any(run["draws"] for run in runs[way]) else "no" for (way, _), label in LABELS.items()}
+    draws |= {label: "for the head" for (_, step), label in LABELS.items() if step.startswith("on a")}
     reading = median(times[LABELS["read", "read"]])
     rows = [
         {
@@ -91,7 +94,7 @@ def loading(runs: dict[str, list[dict[str, Any]]], size: int, full_size: bool) -
             "spread": f"{spread(seconds):.0%}",
             "GB/s": size / 1e9 / median(seconds),
             "times reading": median(seconds) / reading,
-            "draws random weights": "yes" if draws[label] else "no",
+            "draws random weights": draws[label],
         }
         for label, seconds in times.items()
     ]

@@ -1,4 +1,7 @@
-"""Seconds and peak memory of loading a SPIDER data set of the size of skin: 160,000 records, 2.7 million images.
+"""Loading a SPIDER data set, the first time and later; and its headers judged by first bytes, beside Pillow.
+
+As a row it loads a part of a data set of the size of skin, 160,000 records with 2.7 million images. By itself it takes
+all of it, and looks at the memory too:
 
     python benchmarks/data_loading.py --folder /scratch/skin-sized
 
@@ -13,17 +16,82 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import Goal, Options, Section, alternate, seconds_of, spread
+
 KEYS = [f"{row}_{column}" for row in range(5) for column in range(5)]
 NEW_PER_RECORD = 17  # patches that a record does not share with the one before it
 CLASSES, SLIDES = 24, 3784
 LINKS = 50_000  # per file, below the 65,000 that ext4 allows
+
+
+SKIN_IMAGES = 2_700_000
+
+
+def measure(options: Options) -> list[Section]:
+    """Headers in both ways, one process each, and loading as a whole."""
+    records, rounds = (60, 1) if options.quick else (12_000, 3)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "tissue"
+        write_folder(folder, records)
+        names = sorted(path.name for path in (folder / "images").iterdir())
+        return [_headers(folder / "images", names[:20_000], rounds, options), _loading(folder, len(names), options)]
+
+
+def _headers(images: Path, names: list[str], rounds: int, options: Options) -> Section:
+    from spider_tools.data.patches import bad_images, check_image
+
+    def by_pillow() -> list[str]:
+        return [name for name in names if check_image(images, name, 224, False)]
+
+    ways = {"Pillow": by_pillow, "first bytes": partial(bad_images, images, 224, False, names)}
+    if any(way() for way in ways.values()):
+        raise RuntimeError("Good headers were called bad.")
+    seconds = alternate(ways, rounds, options.device, warm_up=0)
+    rows = [_row(way, times, len(names), median(seconds["Pillow"])) for way, times in seconds.items()]
+    notes = f"{len(names)} JPEG headers in one process, files and folder in memory."
+    goals = [Goal("first bytes, times Pillow", rows[1]["times faster"], 5)]
+    return Section("Headers", notes, rows, [] if options.quick else goals)
+
+
+def _loading(folder: Path, images: int, options: Options) -> Section:
+    from spider_tools.data.loading import load_regions
+    from spider_tools.data.settings import DataSettings
+
+    settings = DataSettings(str(folder), cache_dir=folder.parent / "cache")
+    time.sleep(0 if options.quick else 3)  # what has just been written is not taken for settled
+    first = [seconds_of(lambda: load_regions(settings), options.device)]
+    later = [seconds_of(lambda: load_regions(settings), options.device) for _ in range(1 if options.quick else 3)]
+    rows = [_row(way, times, images, first[0]) for way, times in (("first load", first), ("later loads", later))]
+    scaled = f"at {SKIN_IMAGES:,} images, s"
+    rows = [{**row, scaled: row["s"] / images * SKIN_IMAGES} for row in rows]
+    notes = (
+        f"{images} images, hard links to few files, in memory; {os.cpu_count()} cores. The first load reads "
+        "every file for the fingerprint and judges every header; later ones look at names, sizes and times."
+    )
+    goals = [Goal(f"later loads {scaled}", rows[1][scaled], 5, at_least=False)]
+    return Section("Loading as a whole", notes, rows, [] if options.quick else goals)
+
+
+def _row(way: str, times: list[float], images: int, reference: float) -> dict[str, Any]:
+    seconds = median(times)
+    return {
+        "way": way,
+        "s": seconds,
+        "spread": f"{spread(times):.0%}",
+        "us per image": seconds / images * 1e6,
+        "times faster": reference / seconds,
+    }
 
 
 def name_of(number: int) -> str:

@@ -82,7 +82,20 @@ def project(folder: Path, device: str) -> dict[str, Any]:
     with torch.inference_mode():
         center = pixels["pixel_values"][pixels["context_mask"]]
         answers["embedding"] = backbone(center).pooler_output[0].tolist()
+    del backbone
+    _start_training(watch, folder)
     return {"seconds": watch.seconds, "draws": draws, "answers": answers}
+
+
+def _start_training(watch: Stopwatch, folder: Path) -> None:
+    """The model that training starts from, on a backbone and from a model of other classes: with a head of its own."""
+    from spider_tools.training.settings import TrainingSettings
+    from spider_tools.training.starting_model import starting_model
+
+    sources = {"on a backbone": {"backbone": str(folder / "backbone")}, "on a model": {"init_from": str(folder)}}
+    for step, source in sources.items():
+        settings = TrainingSettings(output_dir=folder / "run", **source)
+        watch.run(step, lambda settings=settings: _in_memory(starting_model(settings, ["one", "two"], 5, 224)))
 
 
 def _from_import_to_answer(folder: Path, device: str, load: Callable[[], Any]) -> dict[str, Any]:

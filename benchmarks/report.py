@@ -23,6 +23,7 @@ ROWS = {
     "slides": "Whole slides",
     "retrieval": "Finding patches again",
     "cold_start": "Cold start",
+    "data_loading": "Loading a data set",
 }
 
 

@@ -35,6 +35,7 @@ class DisturbedPatches(PatchSource):
     def __init__(self, source: PatchSource, disturbance: Disturbance, mpp: float) -> None:
         self.patch_size = source.patch_size
         self.fingerprint = source.fingerprint
+        self.for_threads = source.for_threads
         if disturbance.fingerprint:
             self.fingerprint += f" disturbed: {disturbance.fingerprint}"
         if disturbance.blur_um:

@@ -30,10 +30,12 @@ class PatchSource(ABC):
     Attributes:
         patch_size: Side of a patch in px.
         fingerprint: Changes when the data do; it keeps embeddings of different data apart.
+        for_threads: Whether several threads may read at once, and gain by it.
     """
 
     patch_size: int
     fingerprint: str = ""
+    for_threads: bool = False
 
     @abstractmethod
     def read(self, name: str) -> np.ndarray:
@@ -52,6 +54,8 @@ class FolderPatches(PatchSource):
         patch_size: Side of a patch in px.
         table: Arrow stream with the columns `record` and `patches`, to name a record by.
     """
+
+    for_threads = True
 
     def __init__(self, images: Path, patch_size: int, table: Path) -> None:
         self.images = images

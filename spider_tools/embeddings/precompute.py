@@ -6,8 +6,11 @@ All processes of a run, and one run after the other, share a store. Its folder i
 
 import itertools
 import logging
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.auto import tqdm
 
 from ..data.patches import PatchSource
@@ -136,7 +139,11 @@ def _embed_missing(
 
 
 class _BatchReader(Dataset):
-    """Reads batches of patches in the workers of a loader; they leave as bytes, a quarter of the size of floats."""
+    """Reads batches of patches in the workers of a loader; they leave as bytes, a quarter of the size of floats.
+
+    Without workers nothing else is done meanwhile, so that threads, one for each core, share a batch: decoders leave
+    the interpreter to the others.
+    """
 
     def __init__(self, source: PatchSource, patch_size: int) -> None:
         self._source = source
@@ -146,12 +153,20 @@ class _BatchReader(Dataset):
     def __getitem__(self, names: list[str]) -> torch.Tensor:
         """The patches with these names, uint8 `(len(names), P, P, 3)`."""
         batch = np.empty((len(names), *self._shape), dtype=np.uint8)
-        for i, name in enumerate(names):
-            patch = self._source.read(name)
-            if patch.shape != self._shape or patch.dtype != np.uint8:
-                raise ValueError(f"The patch {name} is {patch.dtype} {patch.shape}, expected uint8 {self._shape}.")
-            batch[i] = patch
+        threads = min(len(names), os.cpu_count() or 1)
+        if threads > 1 and get_worker_info() is None and getattr(self._source, "for_threads", False):
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(partial(self._read, batch), range(len(names)), names))  # which raises what one raised
+        else:
+            for place, name in enumerate(names):
+                self._read(batch, place, name)
         return torch.from_numpy(batch)
+
+    def _read(self, batch: np.ndarray, place: int, name: str) -> None:
+        patch = self._source.read(name)
+        if patch.shape != self._shape or patch.dtype != np.uint8:
+            raise ValueError(f"The patch {name} is {patch.dtype} {patch.shape}, expected uint8 {self._shape}.")
+        batch[place] = patch
 
 
 def _embed_shards(
