@@ -12,7 +12,14 @@ from ..files import read_json_object
 from ..import_record import RECORD
 from ..normalization import let_model_normalize
 from ..weights.dinov2_names import projection_names
-from ..weights.loading import load_backbone, load_config, load_image_processor, load_spider, stated_normalization
+from ..weights.loading import (
+    has_image_processor,
+    load_backbone,
+    load_config,
+    load_image_processor,
+    load_spider,
+    stated_normalization,
+)
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -122,8 +129,8 @@ def _random_backbone_config(name: str, patch_size: int) -> Any:
 
 def _from_spider(source: str, class_names: list[str], context_size: int) -> "SpiderForImageClassification":
     """A SPIDER model with another list of classes; those that it knows keep their rows of the classifier."""
-    trained, image_processor = load_spider(source), load_image_processor(source)
-    let_model_normalize(trained, image_processor)
+    trained = load_spider(source)
+    _know_colours(trained, source)
     _forget_limits(trained)
     side = trained.config.context_size
     if side != context_size:
@@ -132,7 +139,7 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> "Spi
     if known == class_names:
         return trained
     model = _without_backbone(load_config(source, class_names=class_names))
-    let_model_normalize(model, image_processor)
+    model.config.image_mean, model.config.image_std = trained.config.image_mean, trained.config.image_std
     _forget_limits(model)
     kept = [(new, known.index(name)) for new, name in enumerate(class_names) if name in known]
     weights = trained.state_dict()
@@ -144,6 +151,16 @@ def _from_spider(source: str, class_names: list[str], context_size: int) -> "Spi
     model.load_state_dict(weights, assign=True)
     logger.info("%d of %d classes keep their part of the classifier of %s", len(kept), len(class_names), source)
     return model
+
+
+def _know_colours(model: "SpiderForImageClassification", source: str) -> None:
+    """Normalise as the model's image processor does, or where it was saved without one, as its configuration says."""
+    if has_image_processor(source):
+        let_model_normalize(model, load_image_processor(source))
+    elif model.config.image_mean is None:
+        hibou = remote_code.config_class()()
+        model.config.image_mean, model.config.image_std = hibou.image_mean, hibou.image_std
+        logger.warning("%s does not say how it normalises patches: it is taken to be as Hibou does", source)
 
 
 def _forget_limits(model: "SpiderForImageClassification") -> None:

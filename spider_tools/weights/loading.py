@@ -99,10 +99,16 @@ def load_config(source: str, revision: Optional[str] = None, **changes: Any) -> 
     return remote_code.config_class().from_pretrained(_spider_folder(source, revision), **changes)
 
 
+def has_image_processor(source: str, revision: Optional[str] = None) -> bool:
+    """Whether a SPIDER model of this project has an image processor; arguments and errors as above."""
+    folder = _spider_folder(source, revision)
+    return any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+
+
 def load_image_processor(source: str, revision: Optional[str] = None) -> "SpiderImageProcessor":
     """The image processor of a SPIDER model of this project; arguments and errors as above."""
     folder = _spider_folder(source, revision)
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+    if not has_image_processor(source, revision):
         raise ValueError(f"{source} has no preprocessor_config.json, so that nobody knows how it normalises patches.")
     return remote_code.image_processor_class().from_pretrained(folder)
 

@@ -15,6 +15,7 @@ from spider_tools.model_folder import weights_sha256
 from spider_tools.publishing.model_card import make_model_card
 from spider_tools.training.record import base_model_import
 from spider_tools.training.run import train
+from spider_tools.training.settings import TrainingSettings
 from spider_tools.training.starting_model import starting_model
 from spider_tools.weights.loading import load_spider
 
@@ -165,3 +166,39 @@ def test_a_run_from_a_model_that_was_not_imported_says_nothing_of_imports(
 ):
     folder = train(replace(settings, init_from=str(saved), epochs=1), data_settings)
     assert "import" not in (folder / "config.json").read_text()
+
+
+# --- Colours
+
+COLOURS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+
+
+@pytest.mark.parametrize("class_names", [KNOWN, CLASS_NAMES])
+@pytest.mark.parametrize("says", ["image processor", "configuration", "image processor of before", "nobody"])
+def test_training_goes_on_with_the_colours_of_its_start(
+    make_model, make_processor, tmp_path, caplog, says, class_names
+):
+    in_config = {"configuration": COLOURS}.get(says, {"image_mean": None, "image_std": None})
+    make_model(class_names=KNOWN, **in_config).save_pretrained(tmp_path)
+    if says.startswith("image processor"):
+        make_processor(**COLOURS).save_pretrained(tmp_path)
+    if says == "image processor":  # whose figures win, and are those of inference
+        config = json.loads((tmp_path / "config.json").read_text()) | {"image_mean": [0.5] * 3, "image_std": [1.0] * 3}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    config = starting_model(started_from(tmp_path), class_names, 5, PATCH_SIZE).config
+    expected = {"image_mean": HIBOU[0], "image_std": HIBOU[1]} if says == "nobody" else COLOURS
+    assert {name: getattr(config, name) for name in COLOURS} == expected
+    assert ("is taken to be as Hibou does" in caplog.text) == (says == "nobody")
+
+
+HIBOU = [0.7068, 0.5755, 0.722], [0.195, 0.2316, 0.1816]
+
+
+@pytest.mark.parametrize("stated", [COLOURS, {"image_mean": COLOURS["image_mean"]}, None])
+def test_a_backbone_keeps_the_colours_that_it_states(make_model, tmp_path, stated):
+    make_model().backbone.save_pretrained(tmp_path)
+    if stated is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
+    settings = TrainingSettings(output_dir=tmp_path / "run", backbone=str(tmp_path))
+    config = starting_model(settings, CLASS_NAMES, 5, PATCH_SIZE).config
+    assert [config.image_mean, config.image_std] == (list(COLOURS.values()) if stated == COLOURS else list(HIBOU))
