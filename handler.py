@@ -86,7 +86,7 @@ class EndpointHandler:
                 `options` of the Hub's clients are about its caches and change nothing here.
 
         Returns:
-            For one image a list of `{"label": str, "score": float}` by falling score, in (0, 1), or an object with
+            For one image a list of `{"label": str, "score": float}` by falling score, in [0, 1], or an object with
             `details`. For a list of images, one or more, a list of these.
 
         Raises:
@@ -131,7 +131,9 @@ class EndpointHandler:
         mask = torch.cat([region["context_mask"] for region in regions])
         pixel_values = torch.cat([region["pixel_values"] for region in regions])
         with self._lock, torch.inference_mode():
-            pixel_values = pixel_values.to(self.device, self.model.dtype)
+            pixel_values = pixel_values.to(self.device)
+            if pixel_values.is_floating_point():  # the model itself normalises bytes
+                pixel_values = pixel_values.to(self.model.dtype)
             outputs = self.model(pixel_values=pixel_values, context_mask=mask.to(self.device))
             probabilities = outputs.logits.float().softmax(dim=-1).cpu()
         if not bool(probabilities.isfinite().all()):

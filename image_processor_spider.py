@@ -107,9 +107,15 @@ class SpiderImageProcessor(BaseImageProcessor):
         unknown = {key for key in image_processor_dict.keys() - known.keys() if not key.startswith("_")}
         if unknown:
             warnings.warn(f"Ignored in preprocessor_config.json: {_unknown(unknown, _FIELDS)}", stacklevel=2)
+        given = set(kwargs)
         for name in list(kwargs):
             if name in ImagesKwargs.__annotations__ or name in _FIELDS or nearest(name, _FIELDS):
                 known[name] = kwargs.pop(name)
+        if known.get("do_rescale") is False and known.get("do_normalize", True) and "do_rescale" not in given:
+            warnings.warn(
+                "Ignored in preprocessor_config.json: `do_rescale`, which `do_normalize` needs.", stacklevel=2
+            )
+            known["do_rescale"] = True
         return super().from_dict(known, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

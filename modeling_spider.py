@@ -35,7 +35,7 @@ class SpiderForImageClassification(PreTrainedModel):
     micro-batches of `config.backbone_batch_size` patches. `unfreeze_backbone()`, or loading with
     `freeze_backbone=False`, makes it trainable.
 
-    Compiled with `fullgraph=True` or exported, the model and its halves take any number of regions. Such a graph has no
+    Compiled or exported, the model and its halves take any number of regions. Such a graph has no
     micro-batches: all patches go through the backbone at once, missing ones too, and its caller bounds the memory;
     `model.backbone.compile()` keeps them. Nor does it look at values: an absent centre or a wrong label goes unseen.
 

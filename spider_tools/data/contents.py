@@ -89,15 +89,20 @@ def _over_all_files(
     lists = _in_lists(itertools.chain(first, names))
     some = functools.partial(work, os.fspath(folder))
     whole = _Sum()
-    for part in map(some, lists) if len(first) < _ALONE else _in_processes(some, lists):
+    for part in map(some, lists) if len(first) < _ALONE or _processes() == 1 else _in_processes(some, lists):
         whole += part
         tell(part.count)
     return whole
 
 
+def _processes() -> int:
+    """How many this one may start: the processes of a run on a machine all look at once."""
+    return max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+
+
 def _in_processes(work: Callable[[list[str]], _Sum], lists: Iterable[list[str]]) -> Iterator[_Sum]:
     """What `work` gives of lists, of which only a few wait at a time."""
-    workers = os.cpu_count() or 1
+    workers = _processes()
     waiting: deque[Future[_Sum]] = deque()
     with process_pool(workers) as pool:
         for names in lists:

@@ -28,6 +28,7 @@ _SEGMENT = struct.Struct(">HH")
 _FRAME = struct.Struct(">BHHB")
 _FRAMES = frozenset({0xFFC0, 0xFFC1, 0xFFC2})  # Huffman-coded in one pass or in several
 _TABLES = frozenset({0xFFC4, 0xFFDD, 0xFFFE})  # Huffman tables, restart intervals, comments: skipped
+_SAMPLINGS = (b"\x11\x11\x11", b"\x21\x11\x11", b"\x22\x11\x11")  # 4:4:4, 4:2:2, 4:2:0
 _QUANTISATION, _SCAN = 0xFFDB, 0xFFDA
 # Marker, what the segment begins with, and its least and its largest length. Others may hold a second image, or numbers
 # that have to be read: they are Pillow's.
@@ -124,4 +125,6 @@ def _is_plain_jpeg(head: bytes, side: int) -> bool:
 
 def _is_plain_frame(head: bytes, start: int, length: int, side: int) -> bool:
     bits, height, width, channels = _FRAME.unpack_from(head, start)
-    return bits == 8 and height == width == side and channels in (1, 3) and length == 8 + 3 * channels
+    if bits != 8 or not height == width == side or channels not in (1, 3) or length != 8 + 3 * channels:
+        return False
+    return channels == 1 or head[start + 7 : start + 14 : 3] in _SAMPLINGS

@@ -43,7 +43,7 @@ def about(exported: Exported, settings: ExportSettings) -> dict[str, Any]:
     is_local = Path(settings.model).exists()
     return {
         "model": escaped(exported.folder.resolve().name if is_local else settings.model),
-        "revision": None if is_local else settings.revision,
+        "revision": None if is_local else exported.folder.resolve().name,  # the commit, of the Hub's cache
         "weights_sha256": weights_sha256(exported.folder),
         "import": import_of_folder(config, exported.folder),
         "format": settings.format,

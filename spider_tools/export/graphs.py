@@ -74,7 +74,8 @@ class Head(nn.Module):
 
     def forward(self, patch_embeddings: torch.Tensor, context_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the model says of each grid."""
-        said = self.model(patch_embeddings=patch_embeddings, context_mask=context_mask, output_attentions=True)
+        fixed = {"output_attentions": True, "output_hidden_states": False, "return_dict": True}
+        said = self.model(patch_embeddings=patch_embeddings, context_mask=context_mask, **fixed)
         return {name: said[name].float() for name in self.outputs}
 
 

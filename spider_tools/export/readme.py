@@ -1,6 +1,6 @@
 """The README.md of an export: what its files are, and the few lines that run them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ with torch.no_grad():
 }
 
 
-def readme(about: Mapping[str, Any], suffix: str) -> str:
+def readme(about: Mapping[str, Any], suffix: str, weights: Sequence[str] = ()) -> str:
     """The text.
 
     Args:
         about: The content of export.json.
         suffix: Of the files of graphs.
+        weights: Names of files beside them that hold the weights of large graphs.
     """
     chosen, imported = about["format"], about["import"]
     template = jinja2.Template(
@@ -44,6 +45,7 @@ def readme(about: Mapping[str, Any], suffix: str) -> str:
         mpp=about["mpp"],
         sentence=markdown_cell(imported["sentence"]) if imported and not imported["verified"] else None,
         suffix=suffix,
+        weights=weights,
         patch_size=about["patch_size"],
         patches=about["context_size"] ** 2,
         dtype=about["dtype"]["patch_encoder"],

@@ -62,12 +62,14 @@ def export_model(settings: ExportSettings) -> dict[str, Any]:
     is_new = not place.exists()
     try:
         with only_run_in(place):
-            _require_empty(place)
-            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=place) as unfinished:
-                made = _fill(Path(unfinished), exported, facts, settings)
-                _move_in(Path(unfinished), place)
+            try:
+                _require_empty(place)
+                with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=place) as unfinished:
+                    made = _fill(Path(unfinished), exported, facts, settings)
+                    _move_in(Path(unfinished), place)
+            finally:
+                (place / LOCK_NAME).unlink(missing_ok=True)
     finally:
-        (place / LOCK_NAME).unlink(missing_ok=True)
         if is_new:
             with suppress(OSError):
                 place.rmdir()  # of an export that failed nothing is left
@@ -75,6 +77,8 @@ def export_model(settings: ExportSettings) -> dict[str, Any]:
 
 
 def _load(settings: ExportSettings) -> Exported:
+    if settings.revision is not None and Path(settings.model).exists():
+        raise ValueError(f"{settings.model} lies on this machine, where there are no revisions: leave --revision out.")
     folder = locate(settings.model, settings.revision)
     if folder.is_dir():
         absent = [name for name in weight_files(folder) if not (folder / name).is_file()]
@@ -110,7 +114,8 @@ def _fill(folder: Path, exported: Exported, facts: Mapping[str, Any], settings: 
     check(rows, settings.dtype)
     bound = {"logits": largest_allowed(settings.dtype), "same_class": LEAST_SAME}
     made = {**facts, "drift_allowed": bound, "drift": [asdict(row) for row in rows]}
-    write_text(folder / "README.md", readme(made, files.SUFFIX))
+    weights = sorted(path.name for path in folder.iterdir() if path.suffix == ".data")
+    write_text(folder / "README.md", readme(made, files.SUFFIX, weights))
     write_text(folder / SIGN, json.dumps(made, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return {**made, "table": shown}
 

@@ -4,6 +4,7 @@ Puts handler.py and requirements.txt beside the model; `python -m spider_tools.p
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +15,7 @@ from ..scripts import ScriptParser, run_script
 logger = logging.getLogger(__name__)
 
 HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"
+_PASSWORD = re.compile(rb"://[^\s/@]+:[^\s/@]+@")
 _REQUIREMENTS = Path(__file__).with_name("endpoint_requirements.txt")
 
 
@@ -27,7 +29,7 @@ def write_handler(folder: Path) -> dict[str, Path]:
         The two files, by their names.
 
     Raises:
-        ValueError: It is no folder of a SPIDER model.
+        ValueError: It is no folder of a SPIDER model, or a file that is there already holds a password.
         OSError: It cannot be written.
     """
     from ..remote_code import REPOSITORY_ROOT  # seconds of imports, which --help need not wait for
@@ -41,6 +43,8 @@ def write_handler(folder: Path) -> dict[str, Path]:
         if not target.exists():
             with replacing(target) as unfinished:
                 unfinished.write_bytes(content)
+        elif _PASSWORD.search(target.read_bytes()):
+            raise ValueError(f"{target} holds a password in an address: take it out, or remove the file.")
         elif target.read_bytes() != content:
             logger.warning("%s is not this version's and stays as it is; remove it to have this version's", target)
         files[name] = target

@@ -34,13 +34,27 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"The weights do not fit the configuration. {listed}")
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     region = _region(model.config.context_size * model.config.patch_size)
+    inputs = processor(images=region, return_tensors="pt")
     with torch.no_grad():
-        output = model.float().eval()(**processor(images=region, return_tensors="pt"))
+        output = model.float().eval()(**inputs)
+    if inputs["pixel_values"].is_floating_point() and getattr(model.config, "image_mean", None) is not None:
+        _check_bytes(model, processor, region, output.logits)
     classes = model.config.class_names
     if output.logits.shape != (1, len(classes)) or not bool(output.logits.isfinite().all()):
         raise ValueError(f"Expected finite logits of shape (1, {len(classes)}), got {output.logits}.")
     if output.predicted_class_names[0] not in classes:
         raise ValueError(f"Expected one of {classes}, got {output.predicted_class_names}.")
+
+
+def _check_bytes(model: Any, processor: Any, region: np.ndarray, expected: torch.Tensor) -> None:
+    inputs = processor(images=region, return_tensors="pt", do_rescale=False, do_normalize=False)
+    with torch.no_grad():
+        off = float((model(**inputs).logits - expected).abs().max())
+    if not off <= 1e-3:
+        raise ValueError(
+            "config.json and preprocessor_config.json normalise pixels differently: bytes that the model normalises "
+            f"give logits that are off by {off:.2g}. Bring image_mean and image_std of both files together."
+        )
 
 
 def check_handler(folder: Path) -> None:

@@ -11,8 +11,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from ..files import write_text
 from ..hub import explained_upload
 from ..uploads import api_for, existing, held, refuse_reader
+from .checks import check_publishable
 from .settings import PublishSettings
-from .space_files import SETTINGS_NAME, code_of_space, texts_of_space
+from .space_files import SETTINGS_NAME, code_of_space, folder_of, texts_of_space
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,10 @@ def check_space_target(model_id: str, settings: PublishSettings) -> None:
     api = api_for(space, settings.token)
     with tempfile.TemporaryDirectory(prefix="spider-space-") as made, explained_upload(space):
         files = _files(Path(made), model_id, "")
+        for name, path in files.items():
+            check_publishable(path, Path(made) if path.is_relative_to(made) else folder_of(name, path))
         refuse_reader(api)
-        same = {name: path for name, path in files.items() if name != SETTINGS_NAME}
-        if _is_refused(api, settings) and held(api, space, same, "space") is None:
+        if _is_refused(api, settings) and not _holds_page(api, space, files):
             raise _has_files(space)
 
 
@@ -64,7 +66,7 @@ def publish_space(model_id: str, commit: str, settings: PublishSettings) -> str:
         api.create_repo(space, repo_type="space", space_sdk="gradio", private=settings.private or None, exist_ok=True)
         if held(api, space, files, "space") is not None:
             logger.info("%s shows this model already; nothing was uploaded", space)
-        elif is_refused:
+        elif is_refused and not _holds_page(api, space, files):
             raise _has_files(space)
         else:
             _commit(api, space, files)
@@ -83,6 +85,12 @@ def _files(made: Path, model_id: str, commit: str) -> dict[str, Path]:
         write_text(made / name, text)
         files[name] = made / name
     return files
+
+
+def _holds_page(api: HfApi, space: str, files: Mapping[str, Path]) -> bool:
+    """Whether it is this page already, whichever commit of the model it shows."""
+    page = {name: path for name, path in files.items() if name != SETTINGS_NAME}
+    return held(api, space, page, "space") is not None
 
 
 def _commit(api: HfApi, space: str, files: Mapping[str, Path]) -> None:

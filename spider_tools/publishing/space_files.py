@@ -38,7 +38,7 @@ PACKAGES = (
     "xxhash",
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
-_KINDS = (".css", ".j2", ".js", ".json", ".md", ".py", ".typed")
+_KINDS = (".css", ".j2", ".js", ".json", ".md", ".py", ".txt", ".typed")
 
 _README = """
 # {title}
@@ -60,11 +60,21 @@ def code_of_space() -> dict[str, Path]:
     files = {
         f"spider_tools/{path.relative_to(_PACKAGE).as_posix()}": path
         for path in sorted(_PACKAGE.rglob("*"))
-        if path.suffix in _KINDS and path.is_file()
+        if path.suffix in _KINDS and path.is_file() and not _is_left_out(path.relative_to(_PACKAGE))
     }
     for name in (*code_files(REPOSITORY_ROOT), *CONFIG_FILES):
         files[f"spider_tools/repository/{name}"] = REPOSITORY_ROOT / name
     return {"app.py": REPOSITORY_ROOT / "app.py", **files}
+
+
+def folder_of(name: str, path: Path) -> Path:
+    """The folder that a file of `code_of_space` must not lead out of."""
+    return path.parents[name.count("/") - 1] if path.is_relative_to(_PACKAGE) else REPOSITORY_ROOT
+
+
+def _is_left_out(place: Path) -> bool:
+    """Whether it is hidden, or one of the root's files, which a wheel holds in the package too."""
+    return place.parts[0] == "repository" or any(part.startswith(".") for part in place.parts)
 
 
 def texts_of_space(model_id: str, commit: str) -> dict[str, str]:

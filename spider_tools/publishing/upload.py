@@ -93,6 +93,10 @@ def upload(files: Mapping[str, Path], repo_id: str, settings: PublishSettings) -
         operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         # Transformers prefers model.safetensors to shards: an old one would be loaded with the new configuration.
         operations += [CommitOperationDelete(name) for name in present if _is_ours(name) and name not in files]
+        if "handler.py" in present and "handler.py" not in files:
+            logger.warning(
+                "%s keeps the handler.py of an earlier upload: --handler replaces it by this version's", repo_id
+            )
         commit = api.create_commit(
             repo_id, operations, commit_message="Upload SPIDER model", revision=settings.branch, parent_commit=head
         )

@@ -28,6 +28,7 @@ from ..data.settings import DataSettings
 from ..evaluation.embedded_splits import SplitEmbedder
 from ..evaluation.predict import RegionClassifier
 from ..launching import make_accelerator
+from ..normalization import let_model_normalize
 from ..weights.loading import load_config
 from .batches import BatchPlan, MicroBatchSampler, class_weights_of
 from .checkpoints import Checkpoints
@@ -190,6 +191,7 @@ def assemble(
         image_processor: Its own.
         regions: `train`, and `validation` where there is one.
     """
+    let_model_normalize(model, image_processor)
     if accelerator.device.type == "cpu":
         speed_up_dropout(model)
     model.train()

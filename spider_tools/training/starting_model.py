@@ -94,6 +94,10 @@ def _with_backbone(
         backbone = load_backbone(settings.backbone, patch_size, settings.interpolate_positions, settings.backbone_heads)
         backbone_config = backbone.config
         colours = stated_normalization(settings.backbone)
+        if not colours:
+            logger.warning(
+                "%s does not say how it normalises patches: it is taken to be as Hibou does", settings.backbone
+            )
     config = remote_code.config_class()(
         backbone_config=backbone_config,
         patch_size=patch_size,

@@ -8,7 +8,22 @@ from pathlib import Path
 from typing import Any
 
 # Of others; what they would allow, or send, is nobody's business.
-_UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_BLOCKED_PATHS", "GRADIO_SHARE", "GRADIO_MCP_SERVER")
+_UNSET = (
+    "GRADIO_ALLOWED_PATHS",
+    "GRADIO_BLOCKED_PATHS",
+    "GRADIO_DEBUG",
+    "GRADIO_HOT_RELOAD",
+    "GRADIO_MCP_SERVER",
+    "GRADIO_NUM_PORTS",
+    "GRADIO_SERVER_NAME",
+    "GRADIO_SERVER_PORT",
+    "GRADIO_SHARE",
+    "GRADIO_VIBE_MODE",
+    "GRADIO_WATCH_DEMO_NAME",
+    "GRADIO_WATCH_DEMO_PATH",
+    "GRADIO_WATCH_DIRS",
+    "GRADIO_WATCH_MODULE_NAME",
+)
 _PACKAGES = {"gradio": "app", "openslide": "slides", "shapely": "slides", "tifffile": "slides"}  # and their extras
 
 
@@ -56,6 +71,9 @@ def private_gradio(served: Path) -> Iterator[None]:
         "GRADIO_EXAMPLES_CACHE": str(served / "examples"),  # else a folder of the working directory
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
+    # It looks at its own port through whatever proxy it is told of.
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost,0.0.0.0")))
+    wanted |= {"NO_PROXY": direct, "no_proxy": direct}
     before = {name: os.environ.get(name) for name in (*wanted, *_UNSET)}
     os.environ.update(wanted)
     for name in _UNSET:

@@ -47,7 +47,9 @@ def make_page(gradio: Any, model: AppModel, settings: AppSettings, work: Path, e
             with gradio.Tab("About"):
                 gradio.HTML(_about(model, settings))
         _endpoints(gradio, answers)
-    page.queue(max_size=settings.max_waiting, default_concurrency_limit=1)
+    for block in page.blocks.values():
+        _take_uploads_alone(gradio, block)
+    page.queue(max_size=settings.max_waiting, default_concurrency_limit=1, api_open=False)
     return page
 
 
@@ -120,7 +122,6 @@ def _endpoints(gradio: Any, answers: Answers) -> None:
     """What programs ask, through components that nobody sees."""
     with gradio.Row(visible=False):
         file, button = gradio.File(label="file"), gradio.Button()
-        _refuse_urls(gradio, file)
         mpp, without = gradio.Number(0, label="mpp"), gradio.Checkbox(False, label="without_context")
         label, details = gradio.Label(label="probabilities"), gradio.JSON(label="details")
         composition, report = gradio.JSON(label="composition"), gradio.File(label="report")
@@ -130,9 +131,7 @@ def _endpoints(gradio: Any, answers: Answers) -> None:
 
 
 def _upload(gradio: Any, label: str, elem_id: str) -> Any:
-    file = gradio.File(label=label, elem_id=elem_id, height=160)
-    _refuse_urls(gradio, file)
-    return file
+    return gradio.File(label=label, elem_id=elem_id, height=160)
 
 
 def _gallery(gradio: Any, examples: list[tuple[Path, str]]) -> Any:
@@ -155,16 +154,24 @@ def _picture(gradio: Any, elem_id: str, kind: str) -> Any:
     )
 
 
-def _refuse_urls(gradio: Any, file: Any) -> None:
-    """Have a component take what was uploaded only; gradio would download what stands at a URL, however much it is."""
-    usual = file.async_move_resource_to_block_cache
+def _take_uploads_alone(gradio: Any, block: Any) -> None:
+    """Have a component take files only, of which gradio asks every input, a number's too.
+
+    It would download what stands at a URL, however much it is, and stop removing files at all once it has taken a
+    folder for one.
+    """
+    usual = getattr(block, "async_move_resource_to_block_cache", None)
+    if usual is None:
+        return
 
     async def move(resource: Any) -> Any:
-        if "://" in str(resource):
+        if resource is not None and "://" in str(resource):
             raise gradio.Error("This app downloads nothing: upload the file itself.", print_exception=False)
+        if resource is not None and not Path(resource).is_file():
+            raise gradio.Error("Expected a file that was uploaded.", print_exception=False)
         return await usual(resource)
 
-    file.async_move_resource_to_block_cache = move
+    block.async_move_resource_to_block_cache = move
 
 
 def _note(gradio: Any, text: str) -> None:

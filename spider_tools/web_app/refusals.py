@@ -10,6 +10,8 @@ from ..scripts import FORESEEN
 
 logger = logging.getLogger(__name__)
 
+UPLOAD = "upload"
+"""Name of the folder that holds a visitor's file while an answer is made of it."""
 _OWN_FAULT = "Something broke here that is no fault of the file. The log of this app says what; please try again."
 
 
@@ -35,17 +37,21 @@ def checked_upload(path: Optional[str], most_bytes: int, what: str) -> Path:
     return found
 
 
-def sentence_of(error: BaseException, path: Optional[str]) -> str:
+def sentence_of(error: BaseException, path: Optional[str], work: Optional[Path] = None) -> str:
     """What a visitor is told of an error; one that nobody foresaw goes to the log, with where it came from.
 
     Args:
         error: Whatever a file led to.
         path: Of the file, which the visitor knows by its name alone.
+        work: Folder of folders in which answers are made, and the upload is held under `UPLOAD`.
     """
     if not isinstance(error, FORESEEN):
         logger.error("An upload broke this app", exc_info=error)
         return _OWN_FAULT
+    logger.debug("An upload was refused", exc_info=error)
     text = str(error)
+    if work is not None:
+        text = re.sub(rf"{re.escape(str(work.resolve()))}(/[^/\s]+/({UPLOAD}/)?)?", "", text)
     if path is not None:
         text = text.replace(str(Path(path).resolve()), Path(path).name).replace(path, Path(path).name)
     text = re.sub(r"\bas --mpp\b", "in the field um/px", text)

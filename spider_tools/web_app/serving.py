@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .door import Door
 from .drawn_examples import write_examples
 from .gradio_library import load_gradio, private_gradio
 from .model import AppModel
@@ -17,6 +18,9 @@ from .page import STYLE, make_page, make_theme
 from .settings import AppSettings
 
 logger = logging.getLogger(__name__)
+
+_KEPT_UPLOADS = 10  # of the largest size, of all visitors together
+_SESSIONS = 100  # whose inputs gradio remembers
 
 
 def serve(settings: AppSettings) -> None:
@@ -48,21 +52,27 @@ def running(settings: AppSettings) -> Iterator[str]:
             model = AppModel.load(settings)
             page = make_page(gradio, model, settings, work, write_examples(work / "examples", model))
             try:
-                yield _launch(page, gradio, settings)
+                yield _launch(page, gradio, settings, served)
             finally:
                 page.close(verbose=False)
 
 
-def _launch(page: Any, gradio: Any, settings: AppSettings) -> str:
+def _launch(page: Any, gradio: Any, settings: AppSettings, served: Path) -> str:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every look at its own port
     try:
-        return _launched(page, gradio, settings)
+        return _launched(page, gradio, settings, served)
     except OSError as error:
         where = "7860 to 7959" if settings.port is None else settings.port
         raise OSError(f"No port {where} is free at {settings.host}: choose another one with --port.") from error
+    except Exception as error:  # gradio raises plain ones, and those of its client
+        raise OSError(f"The page did not start at {settings.host}: {error}") from error
 
 
-def _launched(page: Any, gradio: Any, settings: AppSettings) -> str:
+def _launched(page: Any, gradio: Any, settings: AppSettings, served: Path) -> str:
+    from starlette.middleware import Middleware  # comes with gradio
+
+    largest = settings.max_upload_bytes
+    door = Middleware(Door, served=served, largest=largest, most=_KEPT_UPLOADS * largest)
     _, url, _ = page.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -80,6 +90,8 @@ def _launched(page: Any, gradio: Any, settings: AppSettings) -> str:
         pwa=False,
         mcp_server=False,
         footer_links=["api"],
+        state_session_capacity=_SESSIONS,
+        app_kwargs={"middleware": [door]},
         theme=make_theme(gradio),
         css_paths=[STYLE],
     )

@@ -102,7 +102,9 @@ def load_config(source: str, revision: Optional[str] = None, **changes: Any) -> 
 def has_image_processor(source: str, revision: Optional[str] = None) -> bool:
     """Whether a SPIDER model of this project has an image processor; arguments and errors as above."""
     folder = _spider_folder(source, revision)
-    return any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    # Transformers 5 may write both into one file, as this project's processors do not.
+    within = read_json(folder / "processor_config.json") or {}
+    return (folder / "preprocessor_config.json").is_file() or "image_processor" in within
 
 
 def load_image_processor(source: str, revision: Optional[str] = None) -> "SpiderImageProcessor":
@@ -123,12 +125,35 @@ def stated_normalization(source: str) -> dict[str, Any]:
         `image_mean` and `image_std`; nothing where the source has no such file, or it does not say both.
 
     Raises:
-        ValueError: The file is damaged.
+        ValueError: The file is damaged, or states what cannot be honoured.
     """
-    folder = locate(source)
-    stated = read_json(folder / "preprocessor_config.json") if folder.is_dir() else None
-    fields = {name: (stated or {}).get(name) for name in ("image_mean", "image_std")}
-    return {} if None in fields.values() else fields
+    place = locate(source)
+    file = (place if place.is_dir() else place.parent) / "preprocessor_config.json"
+    stated = read_json(file) or {}
+    if ("do_rescale" in stated and not stated["do_rescale"]) or abs(
+        stated.get("rescale_factor", 1 / 255) * 255 - 1
+    ) > 1e-3:
+        raise ValueError(
+            f"{file} does not bring pixels to [0, 1] before it normalises them (do_rescale, rescale_factor), which is "
+            "not supported. State mean and standard deviation for pixels in [0, 1] there, or take the file away."
+        )
+    if stated.get("do_normalize") is False:
+        return {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    fields = {name: _per_channel(stated.get(name)) for name in ("image_mean", "image_std")}
+    if None in fields.values():
+        return {}
+    try:
+        remote_code.image_processor_class()(**fields)
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be used: {error}") from error
+    return fields
+
+
+def _per_channel(stated: Any) -> Any:
+    """The values of three channels, which Transformers also takes as one for all."""
+    if isinstance(stated, (int, float)):
+        return [stated] * 3
+    return stated * 3 if isinstance(stated, list) and len(stated) == 1 else stated
 
 
 def _spider_folder(source: str, revision: Optional[str]) -> Path:

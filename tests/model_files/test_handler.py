@@ -50,6 +50,18 @@ def expected(make_model, processor):
     return answer
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_processor_that_leaves_bytes_gives_the_same_answers(endpoint_folder, tmp_path, monkeypatch, dtype):
+    monkeypatch.setenv("SPIDER_ENDPOINT_DTYPE", dtype)
+    usual = toolkit.start(endpoint_folder)
+    folder = shutil.copytree(endpoint_folder, tmp_path / "of-bytes")
+    fields = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(fields | {"do_rescale": False, "do_normalize": False}))
+    expected = usual({"inputs": region()})
+    found = toolkit.start(folder)({"inputs": region()})
+    assert found == [{"label": entry["label"], "score": pytest.approx(entry["score"], abs=1e-5)} for entry in expected]
+
+
 @pytest.mark.parametrize("kind", ["png", "bmp", "tiff", "gif", "webp"])
 def test_the_bytes_of_an_image_are_classified(handler, expected, kind):
     content = file_of(region(), kind)

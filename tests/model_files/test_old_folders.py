@@ -150,3 +150,15 @@ def test_asking_for_a_fast_processor_needs_no_torchvision(model_folder, tmp_path
 
 def loads_alone(folder, use_fast):
     return AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, use_fast=use_fast, context_size=3)
+
+
+def test_a_switch_that_earlier_versions_ignored_is_told_and_ignored_as_before(old_folder, processor):
+    edit(old_folder, do_rescale=False)
+    with pytest.warns(UserWarning, match=r"Ignored in preprocessor_config\.json: `do_rescale`"):
+        loaded = AutoImageProcessor.from_pretrained(old_folder, trust_remote_code=True)
+    region = torch.arange(140 * 140 * 3).remainder(251).to(torch.uint8).view(140, 140, 3)
+    for given in (loaded, AutoImageProcessor.from_pretrained(old_folder, trust_remote_code=True, do_rescale=True)):
+        expected = processor(region, return_tensors="pt")["pixel_values"]
+        assert torch.equal(given(region, return_tensors="pt")["pixel_values"], expected)
+    with pytest.raises(ValueError, match="`do_normalize` needs `do_rescale`"):
+        AutoImageProcessor.from_pretrained(old_folder, trust_remote_code=True, do_rescale=False)

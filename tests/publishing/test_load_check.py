@@ -50,9 +50,16 @@ def cut_in_half(folder):
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
+def with_other_colours(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["image_mean"] = [0.2, 0.3, 0.4]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (with_other_colours, r"config\.json and preprocessor_config\.json normalise pixels differently"),
         (without_a_tensor, "weights do not fit.*missing_keys: classifier.bias"),
         (with_other_classes, "(?s)mismatch|size"),
         (with_nan, r"Expected finite logits of shape \(1, 4\)"),

@@ -194,11 +194,47 @@ def test_training_goes_on_with_the_colours_of_its_start(
 HIBOU = [0.7068, 0.5755, 0.722], [0.195, 0.2316, 0.1816]
 
 
-@pytest.mark.parametrize("stated", [COLOURS, {"image_mean": COLOURS["image_mean"]}, None])
-def test_a_backbone_keeps_the_colours_that_it_states(make_model, tmp_path, stated):
+def start_with_backbone(make_model, tmp_path, stated, file=""):
     make_model().backbone.save_pretrained(tmp_path)
     if stated is not None:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
-    settings = TrainingSettings(output_dir=tmp_path / "run", backbone=str(tmp_path))
+    settings = TrainingSettings(output_dir=tmp_path / "run", backbone=str(tmp_path / file), backbone_heads=2)
     config = starting_model(settings, CLASS_NAMES, 5, PATCH_SIZE).config
-    assert [config.image_mean, config.image_std] == (list(COLOURS.values()) if stated == COLOURS else list(HIBOU))
+    return config.image_mean, config.image_std
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (COLOURS, tuple(COLOURS.values())),
+        (COLOURS | {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}, tuple(COLOURS.values())),
+        ({"image_mean": 0.5, "image_std": [0.25]}, ([0.5] * 3, [0.25] * 3)),
+        (COLOURS | {"do_normalize": False}, ([0.0] * 3, [1.0] * 3)),
+        ({"image_mean": COLOURS["image_mean"]}, HIBOU),
+        ({}, HIBOU),
+        (None, HIBOU),
+    ],
+)
+def test_a_backbone_keeps_the_colours_that_it_states(make_model, tmp_path, caplog, stated, expected):
+    assert start_with_backbone(make_model, tmp_path, stated) == expected
+    assert ("is taken to be as Hibou does" in caplog.text) == (expected is HIBOU)
+
+
+def test_a_file_of_a_backbone_has_the_colours_of_its_folder(make_model, tmp_path):
+    assert start_with_backbone(make_model, tmp_path, COLOURS, "model.safetensors") == tuple(COLOURS.values())
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        (COLOURS | {"rescale_factor": 1 / 127.5}, r"does not bring pixels to \[0, 1\]"),
+        (COLOURS | {"rescale_factor": "x"}, r"does not bring pixels to \[0, 1\]"),
+        (COLOURS | {"do_rescale": False}, r"does not bring pixels to \[0, 1\]"),
+        (COLOURS | {"image_std": [0, 1, 1]}, "three finite values"),
+        (COLOURS | {"image_mean": [123.7, 116.3, 103.5]}, "three finite values"),
+        (COLOURS | {"image_mean": "grey"}, "three finite values"),
+    ],
+)
+def test_colours_that_cannot_be_honoured_are_refused_by_their_file(make_model, tmp_path, stated, message):
+    with pytest.raises(ValueError, match=rf"preprocessor_config\.json .*{message}"):
+        start_with_backbone(make_model, tmp_path, stated)

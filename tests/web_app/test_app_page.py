@@ -104,6 +104,24 @@ def test_uploads_beyond_the_bound_are_refused_and_leave_nothing(served):
         assert ".." not in Path(kept).parts
 
 
+def test_what_is_long_or_needless_is_turned_away_at_the_door(served):
+    url, folder = served
+    kind = {"Content-Type": "application/json"}
+    status, told = ask(url, "POST", "/gradio_api/call/classify", b'"' + bytes(MB) + b'"', **kind)
+    assert (status, told) == (413, b"A request of 1,000,002 bytes has come, expected 1,000,000 bytes at most.")
+    chunked = {"Transfer-Encoding": "chunked", **kind}
+    assert ask(url, "POST", "/gradio_api/call/classify", iter([b" " * MB, b"1"]), **chunked)[0] >= 400
+    assert ask(url, "GET", "/gradio_api/deep_link?session_hash=x")[0] == 404
+    for path in ("/gradio_api/run/classify", "/gradio_api/api/classify", "/gradio_api/run/map"):
+        assert ask(url, "POST", path, json.dumps({"data": [None, 0.5, False]}), **kind)[0] == 404
+    statuses = [upload(url, bytes(MB - 1), f"{number}.png")[0] for number in range(11)]
+    assert statuses[0] == 200
+    assert statuses[-1] == 507
+    assert statuses == sorted(statuses)
+    for kept in folder.rglob("*.png"):
+        kept.unlink()
+
+
 def test_uploads_are_removed_after_a_while_and_examples_stay(knowing_folder):
     with running(AppSettings(str(knowing_folder), keep_minutes=0.01)) as url:
         (kept,) = json.loads(upload(url, b"12345")[1])
@@ -170,9 +188,12 @@ def test_endpoints_take_what_was_uploaded_and_no_other_file_nor_url(served):
     with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         other = f"http://127.0.0.1:{server.server_address[1]}/a.png"
-        for path in ("/etc/passwd", str(ROOT / "README.md"), f"{folder}/../work/examples/drawn_mucus.jpg", other):
+        within = str(folder)  # of which gradio would take any folder for a file
+        outside = ("/etc/passwd", str(ROOT / "README.md"), f"{folder}/../work/examples/drawn_mucus.jpg")
+        for path in (*outside, other, within):
             file = {"path": path, "url": other, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-            for name, data in (("classify", (file, 0.5, False)), ("map", (file, 0.5))):
+            questions = (("classify", (file, 0.5, False)), ("classify", (None, file, False)), ("map", (file, 0.5)))
+            for name, data in (*questions, ("classify", (None, 0.5, file)), ("map", (None, file))):
                 said = call(url, name, *data)
                 assert said.startswith("event: error"), path
                 assert ("This app downloads nothing" in said) == (path == other)

@@ -139,6 +139,9 @@ def test_a_sentence_names_no_folder_of_this_machine_and_no_flag(tmp_path, caplog
     path = str(tmp_path / "a.svs")
     told = sentence_of(ValueError(f"{path} does not say its um/px.\nGive it as --mpp: usually 0.25."), path)
     assert told == "a.svs does not say its um/px. Give it in the field um/px: usually 0.25."
+    held = tmp_path / "work" / "tmp1" / "upload" / "a.svs"
+    told = sentence_of(OSError(28, "No space left on device", str(held)), path, tmp_path / "work")
+    assert told == "[Errno 28] No space left on device: 'a.svs'"
     told = sentence_of(KeyError(f"{path} secret"), path)
     assert "secret" not in told
     assert "fault" in told

@@ -10,6 +10,7 @@ from slide_files import draw_slide, write_pyramid
 from spider_tools.cohorts.many import segment_slide
 from spider_tools.files import read_json_object
 from spider_tools.slides.settings import SlideSettings
+from spider_tools.web_app import answering
 from spider_tools.web_app.answering import Answers
 from spider_tools.web_app.settings import AppSettings
 from spider_tools.web_app.slide_maps import map_upload
@@ -118,3 +119,30 @@ def test_bombs_and_slides_of_too_many_patches_are_refused(app_model, slide_file,
     wide = write_pyramid(tmp_path / "wide.tif", pixels, 0.5)
     with pytest.raises(ValueError, match="has 36 patches, glass included"):
         map_upload(wide, None, tmp_path / "work", app_model, AppSettings("m", max_patches=1))
+
+
+@pytest.mark.parametrize("given", ["0.5", True, [0.5], {"mpp": 0.5}])
+def test_what_programs_send_for_a_number_is_refused_in_words(answers, slide_file, region_file, given):
+    with pytest.raises(Refused, match="The um/px must be a number, got"):
+        next(answers.map(str(slide_file), given))
+    with pytest.raises(Refused, match="The um/px must be a number, got"):
+        answers.classify(str(region_file), given, False)
+
+
+@pytest.mark.parametrize("given", [99, "a", None])
+def test_an_example_that_is_not_there_is_refused_in_words(answers, given):
+    told, *others = answers.example(given)
+    assert "no fault of the file" in told
+    assert others == [None, None, False]
+
+
+def test_a_slide_is_mapped_although_its_upload_is_removed_meanwhile(answers, slide_file, monkeypatch, plain_pictures):
+    usual = answering.map_upload
+
+    def after_removal(path, *rest):
+        slide_file.unlink()
+        return usual(path, *rest)
+
+    monkeypatch.setattr(answering, "map_upload", after_removal)
+    _, composition, _ = next(answers.map(str(slide_file), 0))
+    assert composition["classes"]
