@@ -37,13 +37,13 @@ def check_folder(folder: Path) -> None:
     inputs = processor(images=region, return_tensors="pt")
     with torch.no_grad():
         output = model.float().eval()(**inputs)
-    if inputs["pixel_values"].is_floating_point() and getattr(model.config, "image_mean", None) is not None:
-        _check_bytes(model, processor, region, output.logits)
     classes = model.config.class_names
     if output.logits.shape != (1, len(classes)) or not bool(output.logits.isfinite().all()):
         raise ValueError(f"Expected finite logits of shape (1, {len(classes)}), got {output.logits}.")
     if output.predicted_class_names[0] not in classes:
         raise ValueError(f"Expected one of {classes}, got {output.predicted_class_names}.")
+    if inputs["pixel_values"].is_floating_point() and getattr(model.config, "image_mean", None) is not None:
+        _check_bytes(model, processor, region, output.logits)
 
 
 def _check_bytes(model: Any, processor: Any, region: np.ndarray, expected: torch.Tensor) -> None:

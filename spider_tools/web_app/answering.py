@@ -43,7 +43,7 @@ class Answers:
         """The same of one of the images to try."""
 
         def classify() -> RegionAnswer:
-            return classify_region(self._examples[int(number)], self._model.model.config.mpp, False, self._model)
+            return classify_region(self._examples[number], self._model.model.config.mpp, False, self._model)
 
         return self._region(classify, None)
 

@@ -39,6 +39,7 @@ class Door:
             await self._app(scope, _bounded(receive, bound), send)
             return
         status, sentence = refusal
+        await _discard(_bounded(receive, bound))
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": sentence.encode()})
@@ -52,6 +53,12 @@ class Door:
         if is_upload and _size_of(self._served) + length > self._most:
             return 507, "Too much was uploaded by everybody in the last while: please try again later."
         return None
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a body to its end: who still sends does not listen."""
+    while (message := await receive()).get("more_body"):
+        del message
 
 
 def _bounded(receive: Receive, bound: int) -> Receive:

@@ -130,9 +130,8 @@ def stated_normalization(source: str) -> dict[str, Any]:
     place = locate(source)
     file = (place if place.is_dir() else place.parent) / "preprocessor_config.json"
     stated = read_json(file) or {}
-    if ("do_rescale" in stated and not stated["do_rescale"]) or abs(
-        stated.get("rescale_factor", 1 / 255) * 255 - 1
-    ) > 1e-3:
+    factor = stated.get("rescale_factor", 1 / 255)
+    if not stated.get("do_rescale", True) or not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > 1e-3:
         raise ValueError(
             f"{file} does not bring pixels to [0, 1] before it normalises them (do_rescale, rescale_factor), which is "
             "not supported. State mean and standard deviation for pixels in [0, 1] there, or take the file away."
