@@ -250,11 +250,11 @@ def script(folder, *words, **options):
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     for i, name in enumerate("abc"):
-        write_field(tmp_path, name, [feature("Fat", box(0, 0, 640, 800))], seed=i, size=(800, 800))
+        write_field(tmp_path, name, [feature("Fat", box(0, 0, 400, 480))], seed=i, size=(480, 480))
     command, options = script(tmp_path, "--image_format", "png", "--num_workers", "0", "--stride", "16")
     child = warm_python.start(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options)
     images = tmp_path / "out" / "images"
-    while child.poll() is None and not (images.is_dir() and sum(1 for _ in images.iterdir()) > 300):
+    while child.poll() is None and not (images.is_dir() and sum(1 for _ in images.iterdir()) > 100):
         time.sleep(0.01)
     assert child.poll() is None, "it must be killed in the middle"
     os.kill(child.pid, signal.SIGKILL)
@@ -267,7 +267,7 @@ def test_a_killed_run_goes_on(tmp_path):
     records = records_of(tmp_path)
     named = {name for r in records for name in [r["image_name"], *r["context_info"].values()]}
     assert {path.name for path in images.iterdir()} == named
-    pixels = field(2, (800, 800))
+    pixels = field(2, (480, 480))
     tile = np.asarray(Image.open(images / "c_00003_00007.png"))
     assert np.array_equal(tile, pixels[48:80, 112:144])
 

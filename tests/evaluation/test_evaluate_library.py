@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -112,9 +111,8 @@ with open(f"{sys.argv[2]}/{accelerator.process_index}.json", "w") as file:
 
 
 def run(command, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = warm_python.run(command, cwd=cwd, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
