@@ -91,7 +91,7 @@ class SpiderConfig(PretrainedConfig):
             Most scores of a class that the model's `class_sets` remembers, by which it tells what classes are
             plausible; 0 for a model without.
         backbone_batch_size (`int`, *optional*, defaults to 64):
-            Patches that go through the backbone at once where no gradient is needed, on a CPU 16 at most. It bounds the
+            Patches that go through the backbone at once where no gradient is needed, on a CPU 32 at most. It bounds the
             memory of a forward pass whatever the number of regions, and does not change the result.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Whether the backbone runs without gradients, in training too, as in the paper.

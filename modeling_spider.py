@@ -22,7 +22,7 @@ from .sources_spider import make_replaceable, refuse_weights_elsewhere, warn_of_
 logger = logging.get_logger(__name__)
 
 # On a CPU what goes through at once stays in the cache, and in memory that the process keeps.
-_CPU_BATCH = 16
+_CPU_BATCH = 32
 
 
 class SpiderForImageClassification(PreTrainedModel):
@@ -156,7 +156,7 @@ class SpiderForImageClassification(PreTrainedModel):
         """Embed patches one by one: the backbone's class token after its last layer norm.
 
         Where no gradient has to flow through the backbone (it is frozen, or gradients are off) the patches go through
-        it in micro-batches of `config.backbone_batch_size`, on a CPU of 16 at most; all at once in a compiled or
+        it in micro-batches of `config.backbone_batch_size`, on a CPU of 32 at most; all at once in a compiled or
         exported graph.
 
         Args:
