@@ -1,7 +1,9 @@
 """Patches by name, out of a SPIDER folder or cut from whole regions, and batches in which each is opened once."""
 
 import functools
+import itertools
 import os
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from .image_files import image_problem, open_encoded, open_image
 from .image_headers import is_plain_image
 from .jpeg_decoding import read_plain_jpeg
 
-_READERS = 8  # threads: a disk answers many at once, and without waiting they cost nothing
+_READERS = 8  # threads, where a disk is waited for, which answers many at once
 _FILES_AT_ONCE = 100  # of one thread
 
 _REMEDY = "Mend it, or pass --skip_bad_records: all images are decoded then, and the records of bad ones left out."
@@ -193,10 +195,14 @@ def _not_plain(images: Path, patch_size: int, names: list[str]) -> list[str]:
             if not (is_bare_name(name) and is_plain_image(f"{images}{os.sep}{name}", patch_size))
         ]
 
-    if len(names) <= _FILES_AT_ONCE:
-        return some(0)
+    start, used = time.perf_counter(), time.thread_time()
+    first = some(0)
+    taken, used = time.perf_counter() - start, time.thread_time() - used
+    rest = range(_FILES_AT_ONCE, len(names), _FILES_AT_ONCE)
+    if used > taken / 2:  # all in memory: threads would wait for each other, and take four times as long
+        return [*first, *itertools.chain.from_iterable(map(some, rest))]
     with ThreadPoolExecutor(_READERS) as pool:
-        return [name for found in pool.map(some, range(0, len(names), _FILES_AT_ONCE)) for name in found]
+        return [*first, *itertools.chain.from_iterable(pool.map(some, rest))]
 
 
 def check_image(images: Path, name: str, patch_size: int, decode: bool) -> str | None:
