@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,12 @@ def test_variables_that_its_imports_set_are_not_taken_for_another_environment(mo
     monkeypatch.setenv("KMP_INIT_AT_FORK", "FALSE")
     assert warm_python.run([sys.executable, "-c", program]).stdout.split() == [first[0], "FALSE"]
     process.end()
+
+
+def test_several_threads_may_wait_for_one_program():
+    program = warm_python.start([sys.executable, "-c", "import time; time.sleep(0.3); raise SystemExit(3)"])
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(program.wait, 60) for _ in range(8)]
+        while program.poll() is None:
+            time.sleep(0.001)
+        assert [one.result(10) for one in waiting] == [3] * 8

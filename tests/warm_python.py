@@ -24,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,9 @@ IMPORTED = (
     "scipy.optimize",
     "sklearn.metrics",
 )
+
+
+_SLICE_S = 0.05  # for which a thread waits before it lets others look
 
 
 # --- In the tests
@@ -113,6 +117,7 @@ class _WarmProgram:
     ) -> None:
         self.args = [sys.executable, *request["argv"]]
         self.returncode: Optional[int] = None
+        self._ending = threading.Lock()
         self._answers, theirs = socket.socketpair()
         with contextlib.ExitStack() as opened:
             opened.enter_context(theirs)
@@ -143,15 +148,27 @@ class _WarmProgram:
 
     def wait(self, timeout: Optional[float] = None) -> int:
         """The exit code, once it has ended."""
-        if self.returncode is None:
-            with selectors.DefaultSelector() as ready:
-                ready.register(self._answers, selectors.EVENT_READ)
-                if not ready.select(timeout):
-                    raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            self.returncode = int(self._told.readline())
-            self._told.close()
-            self._answers.close()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._has_ended(
+            _SLICE_S if deadline is None else min(_SLICE_S, max(0.0, deadline - time.monotonic()))
+        ):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            time.sleep(0.001)  # the turn of other threads that wait
+        assert self.returncode is not None
         return self.returncode
+
+    def _has_ended(self, timeout: float) -> bool:
+        with self._ending:  # of several threads one reads, and closes what the others would wait for in vain
+            if self.returncode is None:
+                with selectors.DefaultSelector() as ready:
+                    ready.register(self._answers, selectors.EVENT_READ)
+                    if not ready.select(timeout):
+                        return False
+                self.returncode = int(self._told.readline())
+                self._told.close()
+                self._answers.close()
+            return True
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it is known to have ended."""
