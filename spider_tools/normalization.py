@@ -1,5 +1,6 @@
 """The mean and standard deviation that a model's patches are normalised by."""
 
+import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,3 +38,17 @@ def let_model_normalize(model: "SpiderForImageClassification", image_processor: 
         ValueError: See `normalization_of`.
     """
     model.config.image_mean, model.config.image_std = normalization_of(image_processor, model.config)
+
+
+def normalizing(
+    model: "SpiderForImageClassification", image_processor: "SpiderImageProcessor"
+) -> "SpiderForImageClassification":
+    """The same model, its weights shared, that normalises bytes as its image processor does; the given one stays.
+
+    Raises:
+        ValueError: See `normalization_of`.
+    """
+    same = copy.copy(model)
+    same.config = copy.copy(model.config)
+    let_model_normalize(same, image_processor)
+    return same

@@ -7,6 +7,8 @@ import numpy as np
 
 from spider_tools import remote_code
 
+FIELDS = ("context_size", "patch_size", "do_rescale", "do_normalize")
+FIELDS += ("image_mean", "image_std", "allow_missing_context")
 N, P = 5, 8
 SIDE = N * P
 MEAN = np.array([0.7068, 0.5755, 0.7220])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..normalization import let_model_normalize
+from ..normalization import normalizing
 from .settings import check_precision
 
 if TYPE_CHECKING:
@@ -61,10 +61,7 @@ class PatchEmbedder:
         ready = not model.backbone.training and model.device == device and model.dtype == dtype
         if not ready or precision == "int8":
             model = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
-        else:
-            model = copy.copy(model)  # the same weights
-            model.config = copy.copy(model.config)
-        let_model_normalize(model, image_processor)
+        model = normalizing(model, image_processor)
         if precision == "int8":
             _quantize(model.backbone)
         batch = model.config.backbone_batch_size

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..normalization import normalization_of
+from ..normalization import normalizing
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
@@ -47,15 +47,11 @@ class PatchEncoder(nn.Module):
     def __init__(self, model: "SpiderForImageClassification", image_processor: "SpiderImageProcessor") -> None:
         super().__init__()
         self.training = False
-        self.model = _only(model, ("backbone",))
-        mean, std = normalization_of(image_processor, model.config)
-        self.register_buffer("shift", 255 * torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.register_buffer("scale", 255 * torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
+        self.model = normalizing(_only(model, ("backbone",)), image_processor)
 
     def forward(self, patches: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Normalise in float32, embed in the backbone's dtype."""
-        pixel_values = (patches.float() - self.shift) / self.scale
-        return {"patch_embeddings": self.model.embed_patches(pixel_values.to(self.model.dtype)).float()}
+        """The model normalises in float32 and embeds in the backbone's dtype."""
+        return {"patch_embeddings": self.model.embed_patches(patches).float()}
 
 
 class Head(nn.Module):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_AS_HIBOU = "%s does not say how it normalises patches: it is taken to be as Hibou does"
+
 # 64 tokens of 28 px in a 224 px patch.
 SMALL_BACKBONE = {
     "hidden_size": 64,
@@ -95,9 +97,7 @@ def _with_backbone(
         backbone_config = backbone.config
         colours = stated_normalization(settings.backbone)
         if not colours:
-            logger.warning(
-                "%s does not say how it normalises patches: it is taken to be as Hibou does", settings.backbone
-            )
+            logger.warning(_AS_HIBOU, settings.backbone)
     config = remote_code.config_class()(
         backbone_config=backbone_config,
         patch_size=patch_size,
@@ -164,7 +164,7 @@ def _know_colours(model: "SpiderForImageClassification", source: str) -> None:
     elif model.config.image_mean is None:
         hibou = remote_code.config_class()()
         model.config.image_mean, model.config.image_std = hibou.image_mean, hibou.image_std
-        logger.warning("%s does not say how it normalises patches: it is taken to be as Hibou does", source)
+        logger.warning(_AS_HIBOU, source)
 
 
 def _forget_limits(model: "SpiderForImageClassification") -> None:

@@ -57,8 +57,8 @@ class Door:
 
 async def _discard(receive: Receive) -> None:
     """Read a body to its end: who still sends does not listen."""
-    while (message := await receive()).get("more_body"):
-        del message
+    while (await receive()).get("more_body"):
+        pass
 
 
 def _bounded(receive: Receive, bound: int) -> Receive:

@@ -59,8 +59,9 @@ def running(settings: AppSettings) -> Iterator[str]:
 
 def _launch(page: Any, gradio: Any, settings: AppSettings, served: Path) -> str:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every look at its own port
+    options = _options(gradio, settings, served)
     try:
-        return _launched(page, gradio, settings, served)
+        return str(page.launch(**options)[1])
     except OSError as error:
         where = "7860 to 7959" if settings.port is None else settings.port
         raise OSError(f"No port {where} is free at {settings.host}: choose another one with --port.") from error
@@ -68,12 +69,12 @@ def _launch(page: Any, gradio: Any, settings: AppSettings, served: Path) -> str:
         raise OSError(f"The page did not start at {settings.host}: {error}") from error
 
 
-def _launched(page: Any, gradio: Any, settings: AppSettings, served: Path) -> str:
+def _options(gradio: Any, settings: AppSettings, served: Path) -> dict[str, Any]:
     from starlette.middleware import Middleware  # comes with gradio
 
     largest = settings.max_upload_bytes
     door = Middleware(Door, served=served, largest=largest, most=_KEPT_UPLOADS * largest)
-    _, url, _ = page.launch(
+    return dict(
         server_name=settings.host,
         server_port=settings.port,
         share=False,
@@ -83,7 +84,7 @@ def _launched(page: Any, gradio: Any, settings: AppSettings, served: Path) -> st
         show_error=False,
         allowed_paths=[],
         blocked_paths=[],
-        max_file_size=settings.max_upload_bytes,
+        max_file_size=largest,
         enable_monitoring=False,
         run_history=False,
         ssr_mode=False,
@@ -95,4 +96,3 @@ def _launched(page: Any, gradio: Any, settings: AppSettings, served: Path) -> st
         theme=make_theme(gradio),
         css_paths=[STYLE],
     )
-    return str(url)

@@ -101,16 +101,13 @@ def load_config(source: str, revision: Optional[str] = None, **changes: Any) -> 
 
 def has_image_processor(source: str, revision: Optional[str] = None) -> bool:
     """Whether a SPIDER model of this project has an image processor; arguments and errors as above."""
-    folder = _spider_folder(source, revision)
-    # Transformers 5 may write both into one file, as this project's processors do not.
-    within = read_json(folder / "processor_config.json") or {}
-    return (folder / "preprocessor_config.json").is_file() or "image_processor" in within
+    return _holds_image_processor(_spider_folder(source, revision))
 
 
 def load_image_processor(source: str, revision: Optional[str] = None) -> "SpiderImageProcessor":
     """The image processor of a SPIDER model of this project; arguments and errors as above."""
     folder = _spider_folder(source, revision)
-    if not has_image_processor(source, revision):
+    if not _holds_image_processor(folder):
         raise ValueError(f"{source} has no preprocessor_config.json, so that nobody knows how it normalises patches.")
     return remote_code.image_processor_class().from_pretrained(folder)
 
@@ -153,6 +150,12 @@ def _per_channel(stated: Any) -> Any:
     if isinstance(stated, (int, float)):
         return [stated] * 3
     return stated * 3 if isinstance(stated, list) and len(stated) == 1 else stated
+
+
+def _holds_image_processor(folder: Path) -> bool:
+    # Transformers 5 may write both into one file, as this project's processors do not.
+    within = read_json(folder / "processor_config.json") or {}
+    return (folder / "preprocessor_config.json").is_file() or "image_processor" in within
 
 
 def _spider_folder(source: str, revision: Optional[str]) -> Path:

@@ -6,17 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cropped_by_loop import N, P, SpiderImageProcessor, random_rgb, region_processor
+from cropped_by_loop import FIELDS, N, P, SpiderImageProcessor, random_rgb, region_processor
 
-FIELDS = (
-    "context_size",
-    "patch_size",
-    "do_rescale",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "allow_missing_context",
-)
 REFUSED = [
     *((field, value) for field in ("context_size", "patch_size") for value in (0, -1, 5.0, "5", True, [5])),
     *((field, 10**power) for field in ("context_size", "patch_size") for power in (6, 9, 30)),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cropped_by_loop import FIELDS
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, Trainer, TrainingArguments
 
@@ -53,16 +54,7 @@ def contents(folder):
 
 
 def fields(image_processor):
-    names = (
-        "context_size",
-        "patch_size",
-        "do_rescale",
-        "do_normalize",
-        "image_mean",
-        "image_std",
-        "allow_missing_context",
-    )
-    return {name: getattr(image_processor, name) for name in names}
+    return {name: getattr(image_processor, name) for name in FIELDS}
 
 
 # --- Calls
