@@ -19,7 +19,7 @@ GOALS = {"cpu": 0.85, "cuda": 0.6}
 @torch.no_grad()
 def measure(options: Options) -> list[Section]:
     model = random_model(SMALL if options.quick else None, options.device)
-    dtypes = ("bfloat16",) if options.quick else ("float32", "bfloat16")
+    dtypes = ("bfloat16",) if options.quick else ("float32", "bfloat16") if options.bfloat16 else ("float32",)
     return [_in(dtype, model, options) for dtype in dtypes]
 
 
@@ -48,7 +48,7 @@ def _in(dtype: str, model: Any, options: Options) -> Section:
     notes = (
         f"{'A tiny backbone' if options.quick else 'Hibou-L'} of random weights, {patches} patches at once; a patch "
         f"takes {flops_per_patch(backbone.config) / 1e9:.0f} GFLOP. The limit is a product of two {size} x {size} "
-        f"matrices: {limit / 1e9:.0f} GFLOP/s."
+        f"matrices: {limit / 1e9:.0f} GFLOP/s.{options.left_out}"
     )
     return Section(f"Backbone in {dtype}", notes, rows, goals)
 

@@ -107,12 +107,13 @@ def _cases(options: Options) -> list[Case]:
             Case("Hibou-L", None, "bfloat16", 4096, 256, (8, 4, 2)),
             Case("ViT-S/14", VIT_S, "bfloat16", 8192, 256, (8,)),
         ]
-    return [
+    cases = [
         Case("Hibou-L", None, "float32", 16, 8, (2,)),
         Case("Hibou-L", None, "bfloat16", 24, 8, (2,)),
         Case("ViT-S/14", VIT_S, "float32", 96, 8, (2, 0)),
         Case("small recipe", SMALL, "float32", 1536, 64, (2, 1, 0), has_goal=False),
     ]
+    return [case for case in cases if case.dtype != "bfloat16" or options.bfloat16]
 
 
 def _filling(options: Options) -> Section:
@@ -132,7 +133,7 @@ def _filling(options: Options) -> Section:
         "of about 20 kB. Decoding is what one core reads and decodes, times the number of cores. Nothing can be faster "
         "than the limit: on a CPU the cores embed and decode in turn, a GPU embeds while they decode. The small "
         "recipe's backbone embeds faster than two cores decode, so it has no goal. filling / bare is the median over "
-        "rounds, spread that of this ratio."
+        f"rounds, spread that of this ratio.{options.left_out}"
     )
     return Section("Filling: `embed_patches_once` against the bare backbone", notes, rows, goals)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from spider_tools.embeddings.slow_dtypes import SLOW, times_float32
+
 Way = Callable[[], Any]
 PLURALS = {"patch": "patches"}
 
@@ -28,6 +30,16 @@ class Options:
 
     device: torch.device
     quick: bool = False
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether to measure it: not on a CPU without instructions for it, where a row would take hours."""
+        return self.quick or self.device.type != "cpu" or times_float32(torch.bfloat16) <= SLOW
+
+    @property
+    def left_out(self) -> str:
+        """What notes say of it."""
+        return "" if self.bfloat16 else " This CPU has no instructions for bfloat16, which is left out."
 
 
 @dataclass(frozen=True)
@@ -173,7 +185,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     import safetensors
     import transformers
 
-    description: dict[str, Any] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    description: dict[str, Any] = {
+        "cpu": f"{_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
     if device.type == "cuda":
         description["gpu"] = torch.cuda.get_device_name(device)
     versions = {module.__name__: module.__version__ for module in (torch, transformers, accelerate, safetensors)}

@@ -81,11 +81,19 @@ class Ours:
 
 
 class Alone:
-    """The model's embeddings of batches in memory, the same as ours makes."""
+    """The model's embeddings of batches in memory, the same as ours makes: of patches that are alike, only one.
+
+    Attributes:
+        rows: Which of the places' corners are embedded, int64.
+    """
 
     def __init__(self, model: SlideModel, places: "Places", batch_size: int) -> None:
         patches = [places.view.read((x, y), (places.side, places.side)) for x, y in places.corners.tolist()]
-        self.batches = torch.from_numpy(np.stack(patches)).split(batch_size)
+        first: dict[bytes, int] = {}
+        for row, patch in enumerate(patches):
+            first.setdefault(patch.tobytes(), row)
+        self.rows = np.array(list(first.values()))
+        self.batches = torch.from_numpy(np.stack([patches[row] for row in self.rows])).split(batch_size)
         if model.pin_memory:
             self.batches = [batch.pin_memory() for batch in self.batches]
         self.model = model

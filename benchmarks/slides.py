@@ -103,6 +103,8 @@ def compare(case: Case, title: str, bound: Optional[float] = 1.15) -> Section:
         ours = Ours(case)
         places = Places(case.slide, ours.model.config)
         plain, alone = Plain(case, places), Alone(ours.model, places, case.batch_size)
+        if len(alone.rows) != counts["embedded"]:
+            raise RuntimeError(f"ours embedded {counts['embedded']} patches, expected {len(alone.rows)}")
         check_agreement(Path(folder) / "slide", plain, alone, TOLERANCES[case.dtype])
     seconds = alternate(dict(zip(WAYS, (plain, ours, alone))), case.rounds, case.device, warm_up=0)
     predicted, embedded, regions = counts["predicted"], counts["embedded"], len(plain.chosen)
@@ -110,7 +112,7 @@ def compare(case: Case, title: str, bound: Optional[float] = 1.15) -> Section:
         _row(f"{PLAIN}, {regions} of them", (regions, plain.embedded), seconds[PLAIN], plain_bytes),
         _row("ours: reading, embedding, classification", (predicted, embedded), ours.seconds, None),
         _row("ours with tissue, pictures and tables", (predicted, embedded), seconds[OURS], ours_bytes),
-        _row(ALONE, (predicted, len(places.corners)), seconds[ALONE], None),
+        _row(ALONE, (predicted, len(alone.rows)), seconds[ALONE], None),
     ]
     for row in rows:
         row["times embeddings alone"] = row["ms per predicted patch"] / rows[-1]["ms per predicted patch"]
@@ -139,7 +141,7 @@ def check_agreement(folder: Path, plain: Plain, alone: Alone, tolerance: float) 
     if not np.array_equal(xy[np.lexsort(xy.T)], plain.places.corners[np.lexsort(plain.places.corners.T)]):
         raise RuntimeError(f"ours embedded other patches: {len(xy)}, expected {len(plain.places.corners)}")
     row_of = {(x, y): row for row, (x, y) in enumerate(xy.tolist())}
-    first = [row_of[x, y] for x, y in plain.places.corners[: len(alone.batches[0])].tolist()]
+    first = [row_of[x, y] for x, y in plain.places.corners[alone.rows[: len(alone.batches[0])]].tolist()]
     embeddings = alone.model.embed(alone.batches[0]).float().cpu()
     differences = {
         "probabilities, region by region": float(np.abs(plain() - ours).max()),
@@ -224,7 +226,8 @@ def _notes(case: Case, places: Places) -> str:
     return (
         f"{width} x {height} px of {mpp[0]:g} um/px, read from level {places.view.level} at {places.view.mpp[0]:g} "
         f"um/px; batches of {case.batch_size}, {case.workers} readers beside {torch.get_num_threads()} threads of the "
-        f"backbone; {case.rounds} rounds. A forward is one patch through the backbone."
+        f"backbone; {case.rounds} rounds. A forward is one patch through the backbone, where {len(places.corners)} "
+        "patches are needed; of those that are alike, such as blank ones, ours and the embeddings alone take one."
     )
 
 

@@ -75,27 +75,30 @@ def cut_validation(patients: np.ndarray, labels: np.ndarray, fraction: float, se
     whole = counts.sum(axis=0)
 
     rng = np.random.default_rng([seed, 0])
-    best_loss, best = np.inf, np.zeros(len(patient_ids), dtype=bool)
-    for _ in range(_ORDERS):
-        chosen, loss = _choose(rng.permutation(len(patient_ids)), shares, counts, whole, fraction)
-        if chosen.any() and loss < best_loss:
-            best_loss, best = loss, chosen
-    return best[patients]
+    orders = np.stack([rng.permutation(len(patient_ids)) for _ in range(_ORDERS)])
+    chosen, losses = _choose(orders, shares, counts, whole, fraction)
+    losses[~chosen.any(axis=1)] = np.inf
+    return chosen[losses.argmin()][patients]
 
 
 def _choose(
-    order: np.ndarray, shares: np.ndarray, counts: np.ndarray, whole: np.ndarray, fraction: float
-) -> tuple[np.ndarray, float]:
-    """Go through the patients once and take each that brings the shares `(classes,)` nearer to the fraction."""
-    chosen = np.zeros(len(order), dtype=bool)
-    share, count = np.zeros(len(whole)), np.zeros(len(whole))
-    loss = np.inf  # the first patient that can be spared is taken, however large
-    for patient in order:
-        new_loss = float(((share + shares[patient] - fraction) ** 2).sum())
-        if new_loss < loss and (count + counts[patient] < whole).all():
-            chosen[patient] = True
-            share, count, loss = share + shares[patient], count + counts[patient], new_loss
-    return chosen, loss
+    orders: np.ndarray, shares: np.ndarray, counts: np.ndarray, whole: np.ndarray, fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Go through the patients once and take each that brings the shares `(classes,)` nearer to the fraction.
+
+    This is done for several orders of the patients, int `(orders, patients)`, side by side: who is taken in each, and
+    how far the shares are off in the end.
+    """
+    chosen = np.zeros(orders.shape, dtype=bool)
+    share, count = np.zeros((len(orders), len(whole))), np.zeros((len(orders), len(whole)))
+    losses = np.full(len(orders), np.inf)  # the first patient that can be spared is taken, however large
+    for patients in orders.T:
+        new_share, new_count = share + shares[patients], count + counts[patients]
+        new_losses = ((new_share - fraction) ** 2).sum(axis=1)
+        taken = (new_losses < losses) & (new_count < whole).all(axis=1)
+        chosen[taken, patients[taken]] = True
+        share[taken], count[taken], losses[taken] = new_share[taken], new_count[taken], new_losses[taken]
+    return chosen, losses
 
 
 def limit_per_class(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 
 from ..normalization import normalizing
 from .settings import check_precision
+from .slow_dtypes import warn_if_slow
 
 if TYPE_CHECKING:
     from ..remote_code import SpiderForImageClassification, SpiderImageProcessor
@@ -28,7 +29,8 @@ class PatchEmbedder:
     """Embeds patches with a model's backbone in evaluation mode.
 
     Compiling takes half a minute for Hibou-L, int8 one minute, once for each process; embeddings then come out faster.
-    Compiled or not, they are equal up to the rounding of their precision.
+    Compiled or not, they are equal up to the rounding of their precision. Where a CPU would be much slower in the
+    precision than in float32, that is warned of.
 
     `"int8"` computes the backbone's linear layers in 8 bits and everything else in float32: weights rounded once, for
     each output channel, activations as they come, for each token. It is always compiled, and needs the package
@@ -58,6 +60,7 @@ class PatchEmbedder:
         if precision == "int8" and device.type != "cpu":
             raise ValueError(f"The dtype int8 is for CPUs, got the device {device}. Take bfloat16 or float16 there.")
         dtype = float_dtype(precision)
+        warn_if_slow(dtype, device)
         ready = not model.backbone.training and model.device == device and model.dtype == dtype
         if not ready or precision == "int8":
             model = copy.deepcopy(model).to(device=device, dtype=dtype).eval()

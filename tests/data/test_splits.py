@@ -50,6 +50,24 @@ def test_the_cut_is_close_to_the_best_of_all_cuts():
     assert found <= losses[len(losses) // 50]  # among the best 2% of more than a thousand
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_cut_is_the_best_of_sixteen_walks_through_the_slides(fraction, seed):
+    """One walk after the other and region by region, as earlier versions took the slides of the same seed."""
+    slides, labels = random_slides(seed, count=25)
+    totals = np.bincount(labels)
+    rng, best = np.random.default_rng([seed, 0]), (np.inf, frozenset())
+    for _ in range(16):
+        taken, loss = frozenset(), np.inf
+        for slide in rng.permutation(25).tolist():
+            counts = np.bincount(labels[np.isin(slides, [*taken, slide])], minlength=len(totals))
+            off = ((counts / totals - fraction) ** 2).sum()
+            if off < loss - 1e-12 and (counts < totals).all():
+                taken, loss = taken | {slide}, off
+        best = min(best, (loss, taken), key=lambda walk: walk[0]) if taken else best
+    assert frozenset(slides[cut_validation(slides, labels, fraction, seed)].tolist()) == best[1]
+
+
 def test_no_class_loses_all_its_slides():
     # Class 2 has one slide only, class 1 has two: the slide of class 2 must stay in train.
     slides, labels = expand([(0, 0, 5), (1, 0, 5), (1, 1, 3), (2, 1, 4), (3, 2, 6)])

@@ -108,7 +108,7 @@ def test_patches_are_normalised_as_said_whatever_their_layout(make_model):
 
 def test_whole_regions_and_trained_backbones_take_bytes(model, processor):
     images = regions(2)
-    whole = torch.stack([torch.from_numpy(np.asarray(image)).permute(2, 0, 1) for image in images])
+    whole = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
     model.unfreeze_backbone()
     logits = model(pixel_values=whole).logits
     torch.testing.assert_close(logits, model(**processor(images, return_tensors="pt")).logits, atol=1e-5, rtol=0)
@@ -148,6 +148,95 @@ def test_a_pipeline_with_such_a_processor_scores_as_the_usual_one(model_folder):
     expected, found = usual(image), of_bytes(image)
     assert [answer["label"] for answer in found] == [answer["label"] for answer in expected]
     assert [answer["score"] for answer in found] == pytest.approx([answer["score"] for answer in expected], abs=1e-5)
+
+
+@pytest.fixture
+def noting_folder(model_folder, processor, tmp_path):
+    """A folder whose image processor knows by what its model normalises, as save_model_folder writes them."""
+    shutil.copytree(model_folder, tmp_path / "noting")
+    config = json.loads((model_folder / "config.json").read_text())
+    edit(tmp_path / "noting", model_normalizes_by=[config["image_mean"], config["image_std"]])
+    return tmp_path / "noting"
+
+
+def edit(folder, **changes):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def pixels_for_the_model(classify, image):
+    """The answers of a pipeline, and the dtype of what it gave the model."""
+    seen = []
+    hook = classify.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["pixel_values"].dtype), with_kwargs=True
+    )
+    answers = classify(image, top_k=3)
+    hook.remove()
+    return [(answer["label"], pytest.approx(answer["score"], abs=1e-5)) for answer in answers], *seen
+
+
+@pytest.mark.parametrize(
+    ("image", "changes", "dtype"),
+    [
+        (regions(1)[0], {}, torch.uint8),
+        (regions(1)[0].convert("RGBA"), {}, torch.uint8),
+        (regions(1)[0], {"image_mean": [0.5, 0.5, 0.5]}, torch.float32),
+        (regions(1)[0], {"do_normalize": False}, torch.float32),
+        (regions(1)[0], {"model_normalizes_by": None}, torch.float32),
+        (regions(1)[0], {"model_normalizes_by": [[0.0] * 3, [1.0] * 3], "do_normalize": False}, torch.uint8),
+    ],
+    ids=["RGB", "RGBA", "other colours", "not normalised", "an old folder", "not normalised by either"],
+)
+def test_a_pipeline_leaves_bytes_to_a_model_that_normalises_like_its_image_processor(
+    noting_folder, image, changes, dtype
+):
+    edit(noting_folder, **changes)
+    by = json.loads((noting_folder / "preprocessor_config.json").read_text())["model_normalizes_by"]
+    if by:
+        config = json.loads((noting_folder / "config.json").read_text())
+        config |= {"image_mean": by[0], "image_std": by[1]}
+        (noting_folder / "config.json").write_text(json.dumps(config))
+    found, seen = pixels_for_the_model(
+        pipeline("image-classification", model=str(noting_folder), trust_remote_code=True), image
+    )
+    assert seen == dtype
+    floats = AutoImageProcessor.from_pretrained(noting_folder, trust_remote_code=True)
+    assert floats(image, return_tensors="pt")["pixel_values"].dtype == torch.float32
+    model = AutoModel.from_pretrained(noting_folder, trust_remote_code=True)
+    usual = pipeline("image-classification", model=model, image_processor=floats)
+    expected, seen = pixels_for_the_model(usual, image)
+    assert (found, seen) == (expected, torch.float32)
+
+
+def test_the_image_processor_of_a_pipeline_rounds_nothing_to_bytes(noting_folder):
+    own = pipeline("image-classification", model=str(noting_folder), trust_remote_code=True).image_processor
+    usual = AutoImageProcessor.from_pretrained(noting_folder, trust_remote_code=True)
+    region = np.asarray(regions(1)[0])
+    assert own(region, return_tensors="pt")["pixel_values"].dtype == torch.uint8
+    for images in (region / np.float32(255), [region, region / np.float32(255)]):
+        found = own(images, return_tensors="pt")["pixel_values"]
+        assert torch.equal(found, usual(images, return_tensors="pt")["pixel_values"])
+    asked = own(region, return_tensors="pt", do_rescale=True, do_normalize=True)["pixel_values"]
+    assert torch.equal(asked, usual(region, return_tensors="pt")["pixel_values"])
+
+
+def test_a_pipeline_saves_what_it_loaded(noting_folder, tmp_path):
+    classify = pipeline("image-classification", model=str(noting_folder), trust_remote_code=True)
+    classify.save_pretrained(tmp_path / "again")
+    saved, expected = (
+        json.loads((folder / "preprocessor_config.json").read_text()) for folder in (tmp_path / "again", noting_folder)
+    )
+    assert saved == expected
+    assert pixels_for_the_model(
+        pipeline("image-classification", model=str(tmp_path / "again"), trust_remote_code=True), regions(1)[0]
+    ) == pixels_for_the_model(classify, regions(1)[0])
+
+
+@pytest.mark.parametrize("value", [5, "no", {}, [], [[0.5] * 3], [[0.5] * 3, [0.0] * 3], [0.5, 0.5], [None, None]])
+def test_what_no_model_normalises_by_is_refused(noting_folder, value):
+    edit(noting_folder, model_normalizes_by=value)
+    with pytest.raises(ValueError, match="`model_normalizes_by` must be the model's `image_mean` and `image_std`, got"):
+        AutoImageProcessor.from_pretrained(noting_folder, trust_remote_code=True)
 
 
 def test_a_folder_that_says_no_colours_takes_no_bytes_and_stays_so(model_folder, tmp_path):
