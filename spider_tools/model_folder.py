@@ -35,7 +35,7 @@ def save_model_folder(
 
     Args:
         model: Its configuration notes the version of this package and how the image processor normalises.
-        image_processor: Its own, which notes in turn by what the model normalises.
+        image_processor: Its own.
         folder: Made if absent; files of an earlier model are replaced, others left alone.
         import_record: Goes into config.json with the digest of the weights that it is about.
     """
@@ -43,7 +43,6 @@ def save_model_folder(
     shutil.rmtree(unfinished, ignore_errors=True)
     model.config.spider_tools_version = __version__
     let_model_normalize(model, image_processor)
-    image_processor.model_normalizes_by = [model.config.image_mean, model.config.image_std]
     model.save_pretrained(unfinished)
     if import_record is not None:
         setattr(model.config, RECORD, {**import_record, "weights_sha256": weights_sha256(unfinished)})

@@ -1,7 +1,8 @@
 """What a folder holds as one digest, whatever the times of its files: two copies are equal, a file overwritten is not.
 
 Reading everything is done once. The result is remembered for as long as names, sizes and times of all files stay as
-they are: the time of the last change counts beside that of the last modification, since no program can set it back.
+they are, and the order in which the folder lists them: the time of the last change counts beside that of the last
+modification, since no program can set it back.
 """
 
 import functools
@@ -32,16 +33,17 @@ logger = logging.getLogger(__name__)
 # Threads of a process: reading and hashing leave the interpreter to the others. Beside other processes many would wait
 # for it in turn, and take twice the time.
 _READERS_ALONE, _READERS = min(32, 4 * (os.cpu_count() or 1)), 2
-_AT_ONCE = 4000  # files that a process takes at once
+_LOOKED_AT_ONCE, _READ_AT_ONCE = 4000, 1000  # files that a process takes at once
 _ALONE = 20_000  # fewer files are not worth starting processes for
-_WITH_BAR = 2000  # fewer are read at once
+_WITH_BAR = 2000  # fewer are read in a moment
 _SETTLED_SECONDS = 2.0  # times of some file systems are as coarse as that
+_64_BITS = 2**64 - 1  # times before 1970 are negative, and after 2262 longer
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.fsencode, in half the time
 
 
 @dataclass(frozen=True)
 class _Sum:
-    """Of digests of lines, one for each file: it needs neither sorting nor memory for millions of names.
+    """Of digests, of each file or of some files: it needs neither sorting nor memory for millions of names.
 
     Attributes:
         digests: Their sum.
@@ -69,26 +71,29 @@ def content_digest(folder: Path, cache_dir: Path) -> str:
         folder: Looked through with its sub-folders, but not those that are links.
         cache_dir: Gets `contents/`, where it can be written.
     """
-    state = _over_all_files(folder, _states)
+    state = _over_all_files(folder, _states, _LOOKED_AT_ONCE)
     memory = cache_dir / "contents" / f"{state}.txt"
     if memory.is_file():
         return memory.read_text(encoding="utf-8")
     now = time.time()
     shown = state.count > _WITH_BAR
     with tqdm(total=state.count, desc="reading files", unit="file", disable=None if shown else True) as bar:
-        content = str(_over_all_files(folder, _contents, bar.update))
+        content = str(_over_all_files(folder, _contents, _READ_AT_ONCE, bar.update))
     if state.newest < now - _SETTLED_SECONDS:
         _remember(memory, content)
     return content
 
 
 def _over_all_files(
-    folder: Path, work: Callable[[str, list[str]], _Sum], tell: Callable[[int], object] = lambda count: None
+    folder: Path,
+    work: Callable[[str, list[str]], _Sum],
+    at_once: int,
+    tell: Callable[[int], object] = lambda count: None,
 ) -> _Sum:
     """The sum of what `work` gives of the folder and names of files below it; `tell` hears how many are done."""
     names = _names(folder)
     first = list(itertools.islice(names, _ALONE))
-    lists = _in_lists(itertools.chain(first, names))
+    lists = _in_lists(itertools.chain(first, names), at_once)
     some = functools.partial(work, os.fspath(folder))
     whole = _Sum()
     for part in map(some, lists) if len(first) < _ALONE or _processes() == 1 else _in_processes(some, lists):
@@ -115,8 +120,8 @@ def _in_processes(work: Callable[[list[str]], _Sum], lists: Iterable[list[str]])
             yield waiting.popleft().result()
 
 
-def _in_lists(names: Iterator[str]) -> Iterator[list[str]]:
-    while some := list(itertools.islice(names, _AT_ONCE)):
+def _in_lists(names: Iterator[str], at_once: int) -> Iterator[list[str]]:
+    while some := list(itertools.islice(names, at_once)):
         yield some
 
 
@@ -134,9 +139,9 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _states(folder: str, names: list[str]) -> _Sum:
-    """Of names, sizes and times, which are hashed at once: a look at millions of files has no time for each alone."""
+    """Of names, sizes and times, in this order and all in one digest: there is no time for one of each file."""
     others: list[str] = []  # links that are named by their content, or lead nowhere
-    facts = array("q")
+    facts = array("Q")
     newest = 0
     for name in names:
         path = f"{folder}/{name}"
@@ -152,7 +157,7 @@ def _states(folder: str, names: list[str]) -> _Sum:
             others.append(name)
             continue
         changed = status.st_ctime_ns
-        facts.extend((status.st_size, status.st_mtime_ns, changed))
+        facts.extend((status.st_size, status.st_mtime_ns & _64_BITS, changed & _64_BITS))
         if changed > newest:
             newest = changed
     lines = "\0".join((*names, "", *others)).encode(_ENCODING, _ERRORS)

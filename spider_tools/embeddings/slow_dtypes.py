@@ -1,4 +1,4 @@
-"""Precisions that a CPU has no instructions for: it computes them at a small part of float32's speed."""
+"""Precisions that a CPU computes at a small part of float32's speed, since it has no instructions for them."""
 
 import functools
 import logging
@@ -22,15 +22,15 @@ def warn_if_slow(dtype: torch.dtype, device: torch.device) -> None:
     """Say so where a backbone would be faster in float32."""
     if device.type == "cpu" and dtype != torch.float32 and times_float32(dtype) > SLOW:
         logger.warning(
-            "This CPU has no instructions for %s: a matrix product takes %.0f times as long as in float32. Embed in "
-            "float32 here, or on a GPU.",
+            "This CPU is slow in %s: a matrix product takes %.0f times as long as in float32. Embed in float32 here, "
+            "or on a GPU.",
             *(str(dtype).removeprefix("torch."), times_float32(dtype)),
         )
 
 
 def _fastest(dtype: torch.dtype) -> float:
     """Seconds of the fastest of a few products, after one that makes ready."""
-    square = torch.ones(_SIZE, _SIZE, dtype=dtype)
+    square = torch.ones(_SIZE, _SIZE, dtype=dtype, device="cpu")
     seconds = []
     for _ in range(1 + _RUNS):
         start = time.perf_counter()

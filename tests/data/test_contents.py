@@ -98,6 +98,17 @@ def test_nothing_is_read_again_while_nothing_is_touched(folder, cache, reads):
     assert len(reads) == 60
 
 
+@pytest.mark.parametrize("nanoseconds", [-(10**9), 2**63 + 5])
+@pytest.mark.usefixtures("settled")
+def test_times_may_be_of_any_century(folder, cache, reads, nanoseconds):
+    first = content_digest(folder, cache)
+    os.utime(folder / "0.bin", ns=(0, nanoseconds))
+    if (folder / "0.bin").stat().st_mtime_ns != nanoseconds:
+        pytest.skip("this file system keeps no such times")
+    assert [content_digest(folder, cache) for _ in range(2)] == [first] * 2
+    assert len(reads) == 60
+
+
 def test_files_that_have_just_changed_are_not_taken_for_settled(folder, cache, reads, monkeypatch):
     content_digest(folder, cache)
     content_digest(folder, cache)
@@ -130,7 +141,8 @@ def by_hand(folder):
 @pytest.mark.usefixtures("settled")
 def test_processes_give_the_digest_that_one_gives_and_earlier_versions_gave(folder, cache, monkeypatch, alone):
     monkeypatch.setattr(contents, "_ALONE", alone)
-    monkeypatch.setattr(contents, "_AT_ONCE", 4)
+    monkeypatch.setattr(contents, "_LOOKED_AT_ONCE", 3)
+    monkeypatch.setattr(contents, "_READ_AT_ONCE", 4)
     (folder / os.fsdecode(b"\xff.bin")).write_bytes(b"a name that is no text")
     (folder / "empty").touch()
     (folder / "large").write_bytes(os.urandom(2**20 + 1))

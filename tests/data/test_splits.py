@@ -50,7 +50,7 @@ def test_the_cut_is_close_to_the_best_of_all_cuts():
     assert found <= losses[len(losses) // 50]  # among the best 2% of more than a thousand
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.5])
+@pytest.mark.parametrize("fraction", [0.1, 0.3])  # of a half, complements are equally far off
 @pytest.mark.parametrize("seed", range(8))
 def test_the_cut_is_the_best_of_sixteen_walks_through_the_slides(fraction, seed):
     """One walk after the other and region by region, as earlier versions took the slides of the same seed."""
@@ -62,7 +62,7 @@ def test_the_cut_is_the_best_of_sixteen_walks_through_the_slides(fraction, seed)
         for slide in rng.permutation(25).tolist():
             counts = np.bincount(labels[np.isin(slides, [*taken, slide])], minlength=len(totals))
             off = ((counts / totals - fraction) ** 2).sum()
-            if off < loss - 1e-12 and (counts < totals).all():
+            if off < loss and (counts < totals).all():
                 taken, loss = taken | {slide}, off
         best = min(best, (loss, taken), key=lambda walk: walk[0]) if taken else best
     assert frozenset(slides[cut_validation(slides, labels, fraction, seed)].tolist()) == best[1]

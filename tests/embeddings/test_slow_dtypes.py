@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spider_tools.embeddings import slow_dtypes
-from spider_tools.embeddings.embedder import PatchEmbedder
+from spider_tools.embeddings.embedder import PatchEmbedder, float_dtype
 from spider_tools.embeddings.slow_dtypes import times_float32
 
 CPU = torch.device("cpu")
@@ -22,14 +22,15 @@ def warnings_of(model, processor, precision, caplog):
 @pytest.mark.parametrize(("times", "said"), [(0.5, False), (2.9, False), (36.4, True)])
 def test_a_cpu_that_would_be_slow_is_warned_of(model, processor, caplog, monkeypatch, precision, times, said):
     monkeypatch.setattr(slow_dtypes, "times_float32", lambda dtype: times)
-    expected = f"This CPU has no instructions for {precision}: a matrix product takes 36 times as long as in float32."
+    expected = f"This CPU is slow in {precision}: a matrix product takes 36 times as long as in float32."
     found = warnings_of(model, processor, precision, caplog)
     assert [message.startswith(expected) for message in found] == [True] * said
 
 
-def test_float32_and_int8_are_not_even_measured(model, processor, caplog, monkeypatch):
+def test_float32_int8_and_gpus_are_not_even_measured(model, processor, caplog, monkeypatch):
     monkeypatch.setattr(slow_dtypes, "times_float32", None)
     assert warnings_of(model, processor, "float32", caplog) == []
+    slow_dtypes.warn_if_slow(float_dtype("int8"), CPU)
     slow_dtypes.warn_if_slow(torch.bfloat16, torch.device("cuda"))
 
 
