@@ -50,7 +50,7 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
 def measure(options: Options) -> list[Section]:
     """The real slide, where it is there, and a drawn one."""
     if options.quick:
-        with drawn((5_000, 4_000)) as path:
+        with drawn((3_600, 3_000)) as path:
             case = Case(path, SMALL, options.device, batch_size=16, regions=2, rounds=1, memory=False)
             return [compare(case, "A drawn slide, a small backbone", bound=None)]
     case = full_case(options.device)

@@ -16,10 +16,10 @@ class Numbered(PatchSource):
 
     patch_size = 4
 
-    def __init__(self, for_threads):
+    def __init__(self, for_threads, timeout=20):
         self.for_threads = for_threads
         self.threads = set()
-        self.together = threading.Barrier(2, timeout=20)
+        self.together = threading.Barrier(2, timeout=timeout)
 
     def read(self, name):
         self.threads.add(threading.get_ident())
@@ -46,7 +46,7 @@ def test_patches_come_in_the_order_of_their_names(monkeypatch, for_threads):
 def test_what_one_thread_finds_wrong_is_told(monkeypatch, name, words):
     monkeypatch.setattr(precompute.os, "cpu_count", lambda: 2)
     with pytest.raises(ValueError, match=words):
-        read(Numbered(True), ["1", name, "2", "3"])
+        read(Numbered(True, timeout=1), ["1", name, "2", "3"])  # one thread may wait for the other in vain
 
 
 def test_regions_which_are_decoded_once_for_many_patches_are_not_for_threads():
