@@ -5,7 +5,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -99,6 +100,14 @@ class _Pool(ProcessPoolExecutor):
     def submit(self, *args: Any, **kwargs: Any) -> Future:
         with deaf_to_interrupts():
             return super().submit(*args, **kwargs)
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **_: Any) -> Iterator[Any]:
+        """Like the base method, but where it ends early only the pool's own thread cancels what has not begun.
+
+        That thread shows a traceback if another one cancels while it tells the waiting ones of dead processes.
+        """
+        waiting = deque(self.submit(fn, *arguments) for arguments in zip(*iterables))
+        return (waiting.popleft().result() for _ in range(len(waiting)))
 
 
 def _end_quietly() -> None:

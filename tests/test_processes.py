@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 import warm_python
@@ -176,6 +177,16 @@ def test_what_a_pool_was_asked_to_do_keeps_its_errors_and_ends_what_has_not_begu
 
 
 # ---- how processes ended
+
+
+def test_only_the_thread_of_a_pool_cancels_what_has_not_begun(monkeypatch):
+    """Else it may find cancelled, and say so with a traceback, what it is about to give up as broken."""
+    cancelled_by, cancel = set(), Future.cancel
+    monkeypatch.setattr(Future, "cancel", lambda self: cancelled_by.add(threading.current_thread()) or cancel(self))
+    with pytest.raises(ValueError, match="non-negative"), process_pool(1) as pool:
+        list(pool.map(time.sleep, [-1, *[0.1] * 20]))
+    assert cancelled_by
+    assert threading.main_thread() not in cancelled_by
 
 
 @pytest.mark.parametrize(
