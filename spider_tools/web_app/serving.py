@@ -30,10 +30,14 @@ def serve(settings: AppSettings) -> None:
         ValueError: gradio is missing, or the model is none.
         OSError: The model cannot be loaded, or the port is taken.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as a Space is ended: files are removed
-    with running(settings) as url:
-        print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
-        threading.Event().wait()
+    # A Space is ended by it: files are to be removed then too.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with running(settings) as url:
+            print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
+            threading.Event().wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -251,8 +251,8 @@ class Visitor:
         wait_for(lambda: [found for found in self.all(selector) if found.is_displayed()])[0].click()
 
     def told(self, where, word):
-        """The sentences of a place, once they have a word in them."""
-        return wait_for(lambda: (text := self.all(f"#{where}")[0].text) and word in text and text)
+        """The sentences of a place, once they have a word in them and gradio no longer counts the seconds beside."""
+        return wait_for(lambda: word in (text := self.all(f"#{where}")[0].text) and "processing |" not in text and text)
 
     def fits(self):
         """Whether the page is no wider than the window."""

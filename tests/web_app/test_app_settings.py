@@ -1,6 +1,7 @@
 """Where the settings of the page come from, and what its library must be."""
 
 import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from spider_tools.flags import take
 from spider_tools.web_app import gradio_library
 from spider_tools.web_app.gradio_library import load_gradio, private_gradio
+from spider_tools.web_app.serving import serve
 from spider_tools.web_app.settings import SETTINGS_FILE, AppSettings, values_around
 
 
@@ -98,3 +100,11 @@ def test_the_environment_of_others_does_not_open_doors_and_comes_back(tmp_path, 
         assert "GRADIO_SHARE" not in os.environ
     assert os.environ["GRADIO_ALLOWED_PATHS"] == "/"
     assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_a_page_that_does_not_start_leaves_sigterm_as_it_was(tmp_path):
+    """Its own answer to it, an exception, would keep processes that are forked later from being ended."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises((OSError, ValueError)):
+        serve(AppSettings(str(tmp_path)))
+    assert signal.getsignal(signal.SIGTERM) == before
