@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from spider_tools.embeddings.slow_dtypes import SLOW, times_float32
+from spider_tools.embeddings.slow_dtypes import is_slow
 
 Way = Callable[[], Any]
 PLURALS = {"patch": "patches"}
@@ -34,7 +34,7 @@ class Options:
     @property
     def bfloat16(self) -> bool:
         """Whether to measure it: not on a CPU that is many times slower in it, where a row would take hours."""
-        return self.quick or self.device.type != "cpu" or times_float32(torch.bfloat16) <= SLOW
+        return self.quick or not is_slow(torch.bfloat16, self.device)
 
     @property
     def left_out(self) -> str:

@@ -176,9 +176,6 @@ def test_what_a_pool_was_asked_to_do_keeps_its_errors_and_ends_what_has_not_begu
     assert len(list(tmp_path.iterdir())) < 10
 
 
-# ---- how processes ended
-
-
 def test_only_the_thread_of_a_pool_cancels_what_has_not_begun(monkeypatch):
     """Else it may find cancelled, and say so with a traceback, what it is about to give up as broken."""
     cancelled_by, cancel = set(), Future.cancel
@@ -187,6 +184,9 @@ def test_only_the_thread_of_a_pool_cancels_what_has_not_begun(monkeypatch):
         list(pool.map(time.sleep, [-1, *[0.1] * 20]))
     assert cancelled_by
     assert threading.main_thread() not in cancelled_by
+
+
+# ---- how processes ended
 
 
 @pytest.mark.parametrize(

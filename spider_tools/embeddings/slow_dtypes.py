@@ -8,7 +8,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-SLOW = 3.0  # times float32: with instructions of its own bfloat16 takes half, without up to ninety times
+_SLOW = 3.0  # times float32: with instructions of its own bfloat16 takes half, without up to ninety times
 _SIZE, _RUNS = 256, 3
 
 
@@ -18,9 +18,14 @@ def times_float32(dtype: torch.dtype) -> float:
     return _fastest(dtype) / _fastest(torch.float32)
 
 
+def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a backbone would be much faster in float32; only CPUs are asked."""
+    return device.type == "cpu" and dtype != torch.float32 and times_float32(dtype) > _SLOW
+
+
 def warn_if_slow(dtype: torch.dtype, device: torch.device) -> None:
     """Say so where a backbone would be faster in float32."""
-    if device.type == "cpu" and dtype != torch.float32 and times_float32(dtype) > SLOW:
+    if is_slow(dtype, device):
         logger.warning(
             "This CPU is slow in %s: a matrix product takes %.0f times as long as in float32. Embed in float32 here, "
             "or on a GPU.",
